@@ -1,0 +1,233 @@
+"""Procedural things to hide a face with: drawn shapes filled with drawn textures, no cut-outs and no annotation.
+
+Recipes paste these on clean faces, so that a network can be asked for what lies underneath.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+Alpha = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Occluded:
+    """A photo with something pasted on it: ``image`` S×S×3 uint8 and the pasted thing's ``alpha`` S×S in 0..1."""
+
+    image: Image
+    alpha: Alpha
+
+
+def occlude(rng: np.random.Generator, face: Image, donor: Image, landmarks: NDArray[np.float32]) -> Occluded:
+    """Paste one or two random occluders on ``face``.
+
+    Args:
+        rng: the only source of randomness.
+        face: S×S×3 uint8, an aligned face.
+        donor: S×S×3 uint8, another photo, whose pixels may fill a shape.
+        landmarks: 5×2 (x, y) in the face's pixels, for things that sit on a face.
+    """
+    image, alpha = face, np.zeros(face.shape[:2], np.float32)
+    for _ in range(1 if rng.random() < 0.75 else 2):
+        shape = _shape(rng, face.shape[0], landmarks)
+        texture = _texture(rng, face, donor, landmarks)
+        texture = _shade(rng, texture)
+        blurred = cv2.GaussianBlur(shape, (0, 0), float(rng.uniform(0.4, 1.2))) * np.float32(rng.choice([1.0, 1.0, 0.92]))
+        if rng.random() < 0.4:  # a soft shadow beside the thing
+            shadow = cv2.GaussianBlur(np.roll(shape, rng.integers(-4, 5, 2), (0, 1)), (0, 0), 3.0)
+            image = (image * (1 - 0.45 * shadow[..., None] * rng.random())).astype(np.uint8)
+        image = (image * (1 - blurred[..., None]) + texture * blurred[..., None]).astype(np.uint8)
+        alpha = np.maximum(alpha, blurred)
+    return Occluded(image, alpha)
+
+
+def _shape(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
+    draw = rng.choice([_blob, _hand, _bar, _lower_cover, _upper_cover, _glasses, _cup],
+                      p=[0.22, 0.27, 0.11, 0.14, 0.06, 0.13, 0.07])  # fmt: skip
+    return np.asarray(draw(rng, size, landmarks), np.float32)
+
+
+def _canvas(size: int) -> Image:
+    return np.zeros((size, size), np.uint8)
+
+
+def _anywhere(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
+    return rng.normal([0.5, 0.58], [0.17, 0.19]) * size
+
+
+def _blob(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
+    del landmarks
+    centre, radius = _anywhere(rng, size), size * rng.uniform(0.07, 0.3)
+    angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    ripple = 1 + sum(rng.normal(0, 0.28 / k) * np.cos(k * angles + rng.uniform(0, 6.3)) for k in range(1, 7))
+    stretch = np.array([np.exp(rng.normal(0, 0.25)), np.exp(rng.normal(0, 0.25))])
+    outline = centre + np.stack([np.cos(angles), np.sin(angles)], 1) * (radius * np.clip(ripple, 0.2, 2))[:, None] * stretch
+    return _filled(size, outline)
+
+
+def _filled(size: int, outline: NDArray[np.floating]) -> Alpha:
+    canvas = _canvas(size * 4)
+    cv2.fillPoly(canvas, [np.round(outline * 4).astype(np.int32)], 255)
+    return _shrunk(canvas, size)
+
+
+def _shrunk(canvas: Image, size: int) -> Alpha:
+    return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+def _hand(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
+    del landmarks
+    canvas = _canvas(size * 2)
+    palm, width = _anywhere(rng, size * 2), size * 2 * rng.uniform(0.035, 0.065)
+    heading = rng.uniform(0, 2 * np.pi)
+    spread = rng.uniform(0.0, 0.28)
+    across = np.array([-np.sin(heading), np.cos(heading)])
+    along = np.array([np.cos(heading), np.sin(heading)])
+    for finger in range(int(rng.integers(2, 6))):
+        base = palm + across * (finger - 1.5) * width * 1.9
+        direction = heading + (finger - 1.5) * spread + rng.normal(0, 0.06)
+        bend = rng.normal(0, 0.25)
+        joint = base + width * rng.uniform(2.2, 3.4) * np.array([np.cos(direction), np.sin(direction)])
+        tip = joint + width * rng.uniform(1.8, 3.0) * np.array([np.cos(direction + bend), np.sin(direction + bend)])
+        line = np.round([base - along * width, joint, tip]).astype(np.int32)
+        cv2.polylines(canvas, [line], False, 255, int(width * rng.uniform(1.5, 2.1)), cv2.LINE_AA)
+    if rng.random() < 0.8:
+        centre = palm - along * width * 2.2
+        cv2.ellipse(canvas, (tuple(centre.tolist()), (width * 5.2, width * 7.2), float(np.rad2deg(heading))), 255, -1)
+        wrist = np.round([centre, centre - along * size * 2.5]).astype(np.int32)
+        cv2.polylines(canvas, [wrist], False, 255, int(width * rng.uniform(3.5, 5)), cv2.LINE_AA)
+    return _shrunk(canvas, size)
+
+
+def _bar(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
+    del landmarks
+    centre, heading = _anywhere(rng, size), rng.uniform(0, np.pi)
+    along = np.array([np.cos(heading), np.sin(heading)]) * size * rng.uniform(0.15, 1.2)
+    across = np.array([-np.sin(heading), np.cos(heading)]) * size * rng.uniform(0.015, 0.09)
+    if rng.random() < 0.5:
+        centre = centre + along  # it enters from one side
+    return _filled(size, np.stack([centre - along - across, centre + along - across, centre + along + across, centre - along + across]))
+
+
+def _lower_cover(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
+    eyes, nose, mouth = landmarks[:2].mean(0), landmarks[2], landmarks[3:].mean(0)
+    down = (mouth - eyes) / max(np.linalg.norm(mouth - eyes), 1)
+    side = np.array([down[1], -down[0]])
+    reach = float(np.linalg.norm(mouth - eyes))
+    top = nose + down * reach * rng.uniform(-0.55, 0.25)
+    half, depth = reach * rng.uniform(0.8, 1.5), reach * rng.uniform(0.9, 1.9)
+    outline = [top - side * half * rng.uniform(0.9, 1.1), top - down * reach * rng.uniform(-0.1, 0.3),
+               top + side * half * rng.uniform(0.9, 1.1), top + side * half * 0.85 + down * depth * 0.55,
+               top + side * half * 0.4 + down * depth, top - side * half * 0.4 + down * depth,
+               top - side * half * 0.85 + down * depth * 0.55]  # fmt: skip
+    mask = _filled(size, np.asarray(outline))
+    if rng.random() < 0.5:  # ear loops
+        canvas = (mask * 255).astype(np.uint8)
+        for sign in (-1, 1):
+            start = top + sign * side * half * 0.95
+            end = eyes + sign * side * reach * 1.6
+            cv2.line(canvas, np.round(start).astype(int).tolist(), np.round(end).astype(int).tolist(), 255, 1, cv2.LINE_AA)
+        mask = canvas.astype(np.float32) / 255
+    return mask
+
+
+def _upper_cover(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
+    eyes = landmarks[:2].mean(0)
+    bottom = eyes[1] + size * rng.uniform(-0.12, 0.12)
+    wave = np.linspace(0, size, 12)
+    edge = np.stack([wave, bottom + rng.normal(0, 0.012 * size, 12).cumsum()], 1)
+    return _filled(size, np.vstack([edge, [[size, 0], [0, 0]]]))
+
+
+def _glasses(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
+    canvas = _canvas(size * 4)
+    eyes = landmarks[:2] * 4
+    gap = float(np.linalg.norm(eyes[1] - eyes[0]))
+    turn = float(np.rad2deg(np.arctan2(*(eyes[1] - eyes[0])[::-1])))
+    lens = (gap * rng.uniform(0.62, 0.95), gap * rng.uniform(0.45, 0.8))
+    thickness = -1 if rng.random() < 0.45 else max(int(gap * rng.uniform(0.03, 0.12)), 2)
+    drop = np.array([0, gap * rng.uniform(-0.02, 0.12)])
+    for eye in eyes + drop:
+        if rng.random() < 0.5:
+            cv2.ellipse(canvas, (tuple(eye.tolist()), lens, turn), 255, thickness, cv2.LINE_AA)
+        else:
+            corners = cv2.boxPoints((tuple(eye.tolist()), lens, turn)).astype(np.int32)
+            cv2.polylines(canvas, [corners], True, 255, abs(thickness) + 1, cv2.LINE_AA)
+            if thickness < 0:
+                cv2.fillPoly(canvas, [corners], 255)
+    along = (eyes[1] - eyes[0]) / max(gap, 1)
+    arm = max(int(gap * 0.05), 2)
+    ends = [(eyes[0] + along * lens[0] / 2, eyes[1] - along * lens[0] / 2), (eyes[0] - along * lens[0] / 2, eyes[0] - along * gap),
+            (eyes[1] + along * lens[0] / 2, eyes[1] + along * gap)]  # fmt: skip
+    for start, end in ends:
+        cv2.line(canvas, np.round(start + drop).astype(int).tolist(), np.round(end + drop).astype(int).tolist(), 255, arm, cv2.LINE_AA)
+    return _shrunk(canvas, size)
+
+
+def _cup(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
+    mouth = landmarks[3:].mean(0)
+    centre = mouth + rng.normal(0, 0.04, 2) * size + [0, 0.08 * size]
+    if rng.random() < 0.5:
+        canvas = _canvas(size * 4)
+        axes = (size * 4 * rng.uniform(0.08, 0.24), size * 4 * rng.uniform(0.08, 0.24))
+        cv2.ellipse(canvas, (tuple((centre * 4).tolist()), axes, float(rng.uniform(0, 180))), 255, -1)
+        return _shrunk(canvas, size)
+    half, height = size * rng.uniform(0.08, 0.2), size * rng.uniform(0.15, 0.4)
+    taper = rng.uniform(0.7, 1.0)
+    outline = np.array([[-half, 0], [half, 0], [half * taper, height], [-half * taper, height]])
+    turn = rng.normal(0, 0.35)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    return _filled(size, outline @ rotation.T + centre)
+
+
+def _texture(rng: np.random.Generator, face: Image, donor: Image, landmarks: NDArray[np.float32]) -> Image:
+    size = face.shape[0]
+    kind = rng.choice(["flat", "noise", "donor", "donor_skin", "own_skin", "stripes"], p=[0.2, 0.14, 0.2, 0.18, 0.18, 0.1])
+    if kind == "donor":
+        turn = cv2.getRotationMatrix2D((size / 2, size / 2), float(rng.uniform(0, 360)), float(rng.uniform(1.0, 2.5)))
+        return np.asarray(cv2.warpAffine(donor, turn, (size, size), borderMode=cv2.BORDER_REFLECT_101), np.uint8)
+    if kind == "donor_skin":
+        return _skin(rng, donor, landmarks)
+    if kind == "own_skin":
+        return _skin(rng, face, landmarks)
+    base = rng.uniform(0, 255, 3) if rng.random() < 0.5 else np.repeat(rng.choice([15, 40, 128, 235, 250]), 3).astype(float)
+    if kind == "flat":
+        return np.broadcast_to(np.clip(base, 0, 255), (size, size, 3)).astype(np.uint8)
+    other = rng.uniform(0, 255, 3)
+    if kind == "stripes":
+        y, x = np.mgrid[:size, :size]
+        turn, period = rng.uniform(0, np.pi), rng.uniform(4, 24)
+        wave = np.sin(2 * np.pi * (x * np.cos(turn) + y * np.sin(turn)) / period) * rng.uniform(1, 6)
+        blend = 1 / (1 + np.exp(-wave))
+        if rng.random() < 0.4:
+            blend = blend * (1 / (1 + np.exp(-np.sin(2 * np.pi * (y * np.cos(turn) - x * np.sin(turn)) / period) * 4)))
+    else:
+        blend = np.zeros((size, size))
+        for cells in (4, 11, 32, size):
+            grid = rng.random((cells, cells)).astype(np.float32)
+            blend += cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC) * rng.random()
+        blend = (blend - blend.min()) / max(np.ptp(blend), 1e-6)
+    return (base * (1 - blend[..., None]) + other * blend[..., None]).clip(0, 255).astype(np.uint8)
+
+
+def _skin(rng: np.random.Generator, photo: Image, landmarks: NDArray[np.float32]) -> Image:
+    """Skin-like filling: a cheek patch of a photo, stretched, with new low-frequency shading."""
+    size = photo.shape[0]
+    eye, corner = (landmarks[0], landmarks[3]) if rng.random() < 0.5 else (landmarks[1], landmarks[4])
+    cheek = eye * 0.45 + corner * 0.55 + rng.normal(0, 0.01 * size, 2)
+    reach = max(int(size * rng.uniform(0.04, 0.09)), 4)
+    x, y = np.clip(np.round(cheek).astype(int), reach, size - reach - 1)
+    patch = photo[y - reach : y + reach, x - reach : x + reach]
+    skin = cv2.resize(patch, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    coarse = cv2.resize(rng.normal(1, 0.16, (5, 5)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    tone = np.exp(rng.normal(0, 0.1)) * np.exp(rng.normal(0, 0.03, 3))
+    return (skin * coarse[..., None] * tone + rng.normal(0, 4, (size, size, 1))).clip(0, 255).astype(np.uint8)
+
+
+def _shade(rng: np.random.Generator, texture: Image) -> Image:
+    size = texture.shape[0]
+    light = cv2.resize(rng.normal(1, 0.2, (3, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    return (texture * light[..., None]).clip(0, 255).astype(np.uint8)

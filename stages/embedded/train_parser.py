@@ -1,0 +1,117 @@
+"""Recipe of the embedded face parser: amodal, because the label under a pasted thing stays the face's own.
+
+    python -m stages.embedded.train_parser --data DIR --work DIR --minutes 15
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+import typer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.embedded.batches import as_pixels, batches
+from stages.embedded.faces import UNLABELLED, Faces, crop, jitter, load_faces, relight
+from stages.embedded.occluders import occlude
+from stages.embedded.schedule import fit
+from stages.embedded.weights import parser_script, write_weights
+from stages.models.palette import CLASSES
+from stages.models.parsing_net import ParsingNet
+
+SIZE = 128
+FACE_PARTS = [2, 6, 7, 8, 9, 10, 11, 12, 13]
+
+
+class ParserSamples:
+    """Draws an annotated face with something pasted on most of them; the label is what lies underneath."""
+
+    def __init__(self, faces: Faces, *, held_out: bool = False, occluded: float = 0.7) -> None:
+        labelled = (faces.parsing != UNLABELLED).all(axis=(1, 2))
+        self.faces = faces
+        self.indices = np.flatnonzero(labelled & (faces.held_out == held_out))
+        self.donors = np.flatnonzero(faces.held_out == held_out)
+        self.occluded = occluded
+
+    def __call__(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One sample: ``image`` S×S×3 uint8, ``labels`` S×S uint8, ``alpha`` S×S float32."""
+        n, donor = rng.choice(self.indices), rng.choice(self.donors)
+        matrix = jitter(rng, self.faces.images.shape[1], SIZE, amount=1.6)
+        image, labels = crop(self.faces.images[n], self.faces.parsing[n], matrix, SIZE)
+        alpha = np.zeros((SIZE, SIZE), np.float32)
+        if rng.random() < self.occluded:
+            other, _ = crop(self.faces.images[donor], self.faces.parsing[donor], matrix, SIZE)
+            points = (self.faces.landmarks[n] @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+            if np.linalg.det(matrix[:, :2]) < 0:
+                points = points[[1, 0, 2, 4, 3]]
+            occluded = occlude(rng, image, other, points)
+            image, alpha = occluded.image, occluded.alpha
+        image = relight(rng, image)
+        if rng.random() < 0.2:
+            image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.4)))
+        return {"image": image, "labels": labels, "alpha": alpha}
+
+
+def parsing_loss(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy and soft Dice of B×19×h×w logits against B×S×S labels, at the labels' size."""
+    logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+    target = F.one_hot(labels.long(), len(CLASSES)).permute(0, 3, 1, 2).float()
+    probabilities = logits.softmax(1)
+    overlap = (probabilities * target).sum((0, 2, 3))
+    dice = 1 - (2 * overlap + 1) / (probabilities.sum((0, 2, 3)) + target.sum((0, 2, 3)) + 1)
+    return {"entropy": F.cross_entropy(logits, labels.long()), "dice": 0.5 * dice.mean()}
+
+
+@torch.no_grad()
+def measure(net: ParsingNet, faces: Faces, *, occluded: float, samples: int = 256) -> dict[str, float]:
+    """Mean F1 over the face's parts and IoU of the face region, on held-out faces."""
+    draw, rng = ParserSamples(faces, held_out=True, occluded=occluded), np.random.default_rng(7)
+    counts = np.zeros((len(CLASSES), 3))
+    region = np.zeros(2)
+    for _ in range(samples):
+        sample = draw(rng)
+        predicted = net.logits(as_pixels(torch.from_numpy(sample["image"])[None]))
+        predicted = F.interpolate(predicted, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+        found, truth = predicted.argmax(1)[0].numpy(), sample["labels"]
+        for c in FACE_PARTS:
+            counts[c] += [(found == c)[truth == c].sum(), (found == c).sum(), (truth == c).sum()]
+        inside = np.isin(found, [*FACE_PARTS, 15]), np.isin(truth, [*FACE_PARTS, 15])
+        region += [(inside[0] & inside[1]).sum(), (inside[0] | inside[1]).sum()]
+    f1 = 2 * counts[FACE_PARTS, 0] / counts[FACE_PARTS, 1:].sum(1)
+    return {"mean_f1": float(f1.mean()), "region_iou": float(region[0] / region[1])}
+
+
+def main(
+    data: Annotated[Path, typer.Option()],
+    work: Annotated[Path, typer.Option()],
+    out: Annotated[Path | None, typer.Option()] = None,
+    minutes: float = 15.0,
+    steps: int = 100_000,
+    batch: int = 16,
+    seed: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Train the parser and write its TorchScript file and metrics."""
+    torch.manual_seed(seed)
+    faces = load_faces(data, work)
+    net = ParsingNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    models = nn.ModuleDict({"parser": net})
+    samples = batches(ParserSamples(faces), size=batch, seed=seed, workers=1)
+
+    def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.autocast(device, torch.bfloat16):
+            logits = net.logits(as_pixels(sample["image"].to(device)))
+        return parsing_loss(logits, sample["labels"].to(device))
+
+    optimizer = torch.optim.AdamW(models.parameters(), lr=2e-3, weight_decay=1e-2)
+    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "parser.jsonl")
+    best = averaged["parser"].to("cpu")
+    assert isinstance(best, ParsingNet)
+    metrics = {"clean": measure(best, faces, occluded=0.0), "occluded": measure(best, faces, occluded=1.0)}
+    write_weights("parser", parser_script(best), metrics, {"seed": seed, "minutes": minutes, "batch": batch}, out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

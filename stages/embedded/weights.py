@@ -1,0 +1,46 @@
+"""Writing trained weights the way they ship: half precision, with the metrics that the recipe measured beside them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stages.models.parsing_net import ParsingNet
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def parser_script(net: ParsingNet) -> torch.jit.ScriptModule:
+    """TorchScript of the parser, B×3×448×448 in 0..1 → (logits, empty), for facer's ``model_path``."""
+    net = net.eval().requires_grad_(requires_grad=False).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return torch.jit.trace(net, torch.zeros(1, 3, 448, 448), check_trace=False)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def half(module: nn.Module) -> dict[str, Tensor]:
+    """The module's state with floating-point tensors as float16, contiguous."""
+    return {
+        name: (value.half() if value.dtype.is_floating_point else value).contiguous()
+        for name, value in module.state_dict().items()
+    }
+
+
+def write_weights(
+    name: str,
+    weights: torch.jit.ScriptModule | Mapping[str, Tensor],
+    metrics: Mapping[str, object],
+    recipe: Mapping[str, object],
+    out: Path | None,
+) -> None:
+    """Write NAME.pt (TorchScript) or NAME.safetensors, and NAME.json with the recipe and its metrics."""
+    folder = out or WEIGHTS
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(weights, torch.jit.ScriptModule):
+        weights.save(str(folder / f"{name}.pt"))  # type: ignore[no-untyped-call]
+    else:
+        save_file(dict(weights), folder / f"{name}.safetensors")
+    report = {"recipe": dict(recipe), "metrics": dict(metrics)}
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report), flush=True)

@@ -1,0 +1,21 @@
+"""The four kinds of failure, named by who handles them."""
+
+
+class S3potError(Exception):
+    """Base of every error that this project raises on purpose; its text is one line for the user."""
+
+
+class ConfigError(S3potError):
+    """A setting, a path or a file cannot be used. Handled by the command line: one line, exit code 2."""
+
+
+class ItemError(S3potError):
+    """One photo cannot be processed. Handled by the shard loop: the row's status becomes ``failed``."""
+
+
+class RetryableError(S3potError):
+    """A passing failure, such as a device out of memory. Handled by the runner: bounded retries, half the batch."""
+
+
+class ShardError(S3potError):
+    """A whole shard cannot be processed. Handled by the scheduler: other shards go on, exit code 1."""

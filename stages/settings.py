@@ -1,0 +1,76 @@
+"""Settings that change results. They are frozen, picklable, and part of a run's fingerprint."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+FACE_CLASSES = (
+    "face", "rb", "lb", "re", "le", "nose", "imouth", "llip", "ulip", "eyeg",
+)  # fmt: skip
+"""facer ``celebm/448`` class names that make the parsed face region M; eyeglasses are in M (authors' code)."""
+
+
+@dataclass(frozen=True)
+class FaceSettings:
+    """How faces are found and brought into the aligned frame."""
+
+    max_faces: int = 4
+    """Most faces per photo, best score first; also the number of Zarr rows that the plan gives a photo."""
+    min_score: float = 0.4
+    """Detections with a lower score (0..1) are dropped."""
+    frame: int = 256
+    """Side of the square aligned frame, in pixels."""
+    max_pixels: int = 100_000_000
+    """Photos with more pixels are refused before decoding (decompression bombs)."""
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """How the occlusion-free reference is generated (stage one)."""
+
+    face_classes: tuple[str, ...] = FACE_CLASSES
+    dilation: float = 0.03
+    """The region handed to the inpainter is M dilated by this fraction of the frame's side."""
+    passes: Literal[1, 2] = 1
+    """2: a second pass inpaints only what the first pass's contrast marks, and keeps the visible face."""
+    seeds: int = 1
+    """Number of references that are averaged."""
+    strength: float = 1.0
+    """Noise strength of the diffusion inpainter, 0..1."""
+    steps: int = 1
+    """Denoising steps."""
+    guidance_scale: float = 1.0
+    conditioning_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """How the prompted segmenter's answer becomes a mask (stage two)."""
+
+    target: Literal["face", "occlusion"] = "face"
+    """What the mask decoder is asked for: the visible face (authors' code), or the occlusion."""
+    threshold: float = 0.5
+    """Occlusion probability above which a pixel of M is called occluded."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Contrastive training of the prompt selection layer (authors' settings)."""
+
+    epochs: int = 50
+    batch: int = 3
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-6
+    patience: int = 5
+    """Per-image fitting stops after this many epochs without an improvement of ``min_delta``."""
+    min_delta: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that changes a result, model parts aside."""
+
+    faces: FaceSettings = field(default_factory=FaceSettings)
+    references: ReferenceSettings = field(default_factory=ReferenceSettings)
+    segments: SegmentSettings = field(default_factory=SegmentSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    seed: int = 0
