@@ -193,6 +193,10 @@ def _texture(rng: np.random.Generator, face: Image, donor: Image, landmarks: NDA
         return _skin(rng, donor, landmarks)
     if kind == "own_skin":
         return _skin(rng, face, landmarks)
+    return _plain_texture(rng, size, str(kind))
+
+
+def _plain_texture(rng: np.random.Generator, size: int, kind: str = "noise") -> Image:
     base = rng.uniform(0, 255, 3) if rng.random() < 0.5 else np.repeat(rng.choice([15, 40, 128, 235, 250]), 3).astype(float)
     if kind == "flat":
         return np.broadcast_to(np.clip(base, 0, 255), (size, size, 3)).astype(np.uint8)
@@ -231,3 +235,18 @@ def _shade(rng: np.random.Generator, texture: Image) -> Image:
     size = texture.shape[0]
     light = cv2.resize(rng.normal(1, 0.2, (3, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     return (texture * light[..., None]).clip(0, 255).astype(np.uint8)
+
+
+def backdrop(rng: np.random.Generator, photo: Image, size: int) -> Image:
+    """A scene's background: a drawn texture, or the edge of a photo far enlarged; S×S×3 uint8."""
+    if rng.random() < 0.5:
+        side = photo.shape[0]
+        corner = photo[: side // 5, : side // 4] if rng.random() < 0.5 else photo[-side // 6 :, : side // 4]
+        return np.asarray(cv2.resize(corner, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8).copy()
+    image = np.full((size, size, 3), rng.uniform(0, 255, 3), np.uint8)
+    nowhere = np.full((5, 2), size / 2, np.float32)
+    for draw in rng.choice([_blob, _bar, _hand], 4):
+        alpha = draw(rng, size, nowhere)[..., None]
+        texture = _plain_texture(rng, size, str(rng.choice(["flat", "noise", "stripes"])))
+        image = (image * (1 - alpha) + texture * alpha).astype(np.uint8)
+    return image

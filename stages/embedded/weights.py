@@ -34,13 +34,20 @@ def write_weights(
     recipe: Mapping[str, object],
     out: Path | None,
 ) -> None:
-    """Write NAME.pt (TorchScript) or NAME.safetensors, and NAME.json with the recipe and its metrics."""
+    """Write NAME.pt (TorchScript) or NAME.safetensors in half precision, and its report."""
     folder = out or WEIGHTS
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(weights, torch.jit.ScriptModule):
-        weights.save(str(folder / f"{name}.pt"))  # type: ignore[no-untyped-call]
+        weights.half().save(str(folder / f"{name}.pt"))  # type: ignore[no-untyped-call]
     else:
         save_file(dict(weights), folder / f"{name}.safetensors")
+    write_report(name, metrics, recipe, out)
+
+
+def write_report(name: str, metrics: Mapping[str, object], recipe: Mapping[str, object], out: Path | None) -> None:
+    """Write NAME.json: the recipe's settings and what it measured on held-out faces."""
     report = {"recipe": dict(recipe), "metrics": dict(metrics)}
+    folder = out or WEIGHTS
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report), flush=True)

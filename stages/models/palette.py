@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLASSES = (
-    "background", "neck", "face", "cloth", "rr", "lr", "rb", "lb", "re", "le", "nose", "imouth", "llip", "ullip",
+    "background", "neck", "face", "cloth", "rr", "lr", "rb", "lb", "re", "le", "nose", "imouth", "llip", "ulip",
     "hair", "eyeg", "hat", "earr", "neck_l",
 )  # fmt: skip
 """Class names in the order of facer's ``celebm/448`` (r = the person's right, seen on the left)."""

@@ -1,0 +1,161 @@
+"""Recipe of the embedded face detector: faces of all sizes pasted into drawn scenes, many of them partly covered.
+
+    python -m stages.embedded.train_detector --data DIR --work DIR --minutes 8
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+import typer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.embedded.batches import as_pixels, batches
+from stages.embedded.faces import Faces, load_faces, relight
+from stages.embedded.occluders import backdrop, occlude
+from stages.embedded.schedule import fit
+from stages.embedded.weights import half, write_weights
+from stages.models.detection_net import STRIDE, UNIT, DetectionNet
+
+SIZE = 192
+CELLS = SIZE // STRIDE
+
+
+class Scenes:
+    """Draws a scene with up to four faces; targets on the S/4 grid."""
+
+    def __init__(self, faces: Faces, *, held_out: bool = False) -> None:
+        self.faces = faces
+        self.indices = np.flatnonzero(faces.held_out == held_out)
+
+    def __call__(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """``image`` S×S×3 uint8, ``heat`` S/4×S/4, ``distances`` 14×S/4×S/4, ``near`` S/4×S/4 float32."""
+        image = backdrop(rng, self.faces.images[rng.choice(self.indices)], SIZE)
+        heat, near = np.zeros((CELLS, CELLS), np.float32), np.zeros((CELLS, CELLS), np.float32)
+        distances = np.zeros((14, CELLS, CELLS), np.float32)
+        taken = np.zeros((SIZE, SIZE), bool)
+        count = int(rng.choice([0, 1, 2, 4], p=[0.06, 0.6, 0.2, 0.14]))
+        for _ in range(count):
+            self._paste(rng, image, taken, heat, distances, near, alone=count == 1)
+        return {"image": relight(rng, image), "heat": heat, "distances": distances, "near": near}
+
+    def _paste(
+        self, rng: np.random.Generator, image: np.ndarray, taken: np.ndarray, heat: np.ndarray,
+        distances: np.ndarray, near: np.ndarray, *, alone: bool,
+    ) -> None:  # fmt: skip
+        n, donor = rng.choice(self.indices, 2)
+        photo, side = self.faces.images[n], self.faces.images.shape[1]
+        landmarks = self.faces.landmarks[n]
+        if rng.random() < 0.55:
+            photo = occlude(rng, photo, self.faces.images[donor], landmarks).image
+        largest = 1.9 if alone else 0.75
+        scale = SIZE / side * float(np.exp(rng.uniform(np.log(0.28), np.log(largest))))
+        turn = cv2.getRotationMatrix2D((side / 2, side / 2), float(rng.normal(0, 11)), scale)
+        reach = max(SIZE - side * scale, 0) / 2 + 0.08 * SIZE
+        turn[:, 2] += SIZE / 2 - side / 2 + rng.uniform(-reach, reach, 2)
+        if rng.random() < 0.5:
+            turn = turn @ np.array([[-1.0, 0, side - 1], [0, 1, 0], [0, 0, 1]])
+            landmarks = landmarks[[1, 0, 2, 4, 3]]
+        points = landmarks @ turn[:, :2].T + turn[:, 2]
+        outline = np.argwhere(cv2.warpAffine(self.faces.ovals[n], turn, (SIZE, SIZE)) > 0)[:, ::-1]
+        frame = cv2.warpAffine(_frame(rng, side), turn, (SIZE, SIZE))[..., None]
+        if len(outline) < 60 or taken[frame[..., 0] > 0.3].mean() > 0.1:
+            return
+        image[:] = (image * (1 - frame) + cv2.warpAffine(photo, turn, (SIZE, SIZE), flags=cv2.INTER_AREA) * frame).astype(np.uint8)
+        taken |= frame[..., 0] > 0.3
+        x0, y0, x1, y1 = *outline.min(0), *outline.max(0)
+        centre = np.array([x0 + x1, y0 + y1]) / 2
+        spread = max((x1 - x0) * 0.08, 2.0) / STRIDE
+        y, x = np.mgrid[:CELLS, :CELLS]
+        distance = ((x + 0.5 - centre[0] / STRIDE) ** 2 + (y + 0.5 - centre[1] / STRIDE) ** 2) / (2 * spread**2)
+        heat[:] = np.maximum(heat, np.exp(-distance))
+        here = distance < 1
+        cell = (np.stack([x, y]) + 0.5) * STRIDE
+        sides = np.stack([cell[0] - x0, cell[1] - y0, x1 - cell[0], y1 - cell[1]])
+        offsets = (points[:, :, None, None] - cell).reshape(10, CELLS, CELLS)
+        distances[:, here] = (np.concatenate([sides, offsets]) / UNIT)[:, here]
+        near[here] = UNIT / max(x1 - x0, 8)
+
+
+def _frame(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Opacity of a pasted photo: its whole rectangle, or an oval, with a soft edge."""
+    frame = np.zeros((side, side), np.float32)
+    if rng.random() < 0.5:
+        edge = int(rng.integers(0, side // 10))
+        frame[edge : side - edge, edge : side - edge] = 1
+    else:
+        axes = (int(side * rng.uniform(0.36, 0.5)), int(side * rng.uniform(0.44, 0.5)))
+        cv2.ellipse(frame, (side // 2, side // 2), axes, 0, 0, 360, 1, -1)
+    return np.asarray(cv2.GaussianBlur(frame, (0, 0), float(rng.uniform(0.5, 5))), np.float32)
+
+
+def detection_loss(out: Tensor, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+    """CenterNet's focal loss of the heat and an L1 loss of the distances, relative to the face's width."""
+    logit, heat = out[:, 0], sample["heat"]
+    p = logit.sigmoid().clamp(1e-4, 1 - 1e-4)
+    peak = (heat > 0.85).float()
+    focal = -(peak * (1 - p) ** 2 * p.log() + (1 - peak) * (1 - heat) ** 4 * p**2 * (1 - p).log())
+    near = sample["near"][:, None]
+    distance = (near * (out[:, 1:] - sample["distances"]).abs()).sum() / (14 * (near > 0).sum().clamp(min=1))
+    return {"heat": focal.sum() / peak.sum().clamp(min=1), "distance": 6 * distance}
+
+
+@torch.no_grad()
+def measure(net: DetectionNet, faces: Faces) -> dict[str, float]:
+    """Recall at the centres of held-out faces, false peaks per scene, landmark error relative to the eyes' distance."""
+    samples = batches(Scenes(faces, held_out=True), size=32, seed=7, workers=0)
+    found = total = false = 0
+    errors: list[float] = []
+    for _ in range(6):
+        sample = next(samples)
+        out = net(as_pixels(sample["image"]))
+        p = out[:, 0].sigmoid()
+        peaks = (p == F.max_pool2d(p[:, None], 5, 1, 2)[:, 0]) & (p > 0.4)
+        inside = sample["heat"] > 0.3
+        false += int((peaks & ~inside).sum())
+        centres = (sample["heat"] == F.max_pool2d(sample["heat"][:, None], 5, 1, 2)[:, 0]) & inside
+        total += int(centres.sum())
+        for b, y, x in centres.nonzero().tolist():
+            window = p[b, max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3]
+            if float(window.max()) > 0.4:
+                found += 1
+                truth = sample["distances"][b, 4:, y, x].reshape(5, 2)
+                error = (out[b, 5:, y, x].reshape(5, 2) - truth).norm(dim=1).mean()
+                errors.append(float(error / (truth[1] - truth[0]).norm().clamp(min=0.05)))
+    return {"recall": found / total, "false_per_scene": false / 192, "landmark_error": float(np.median(errors))}
+
+
+def main(
+    data: Annotated[Path, typer.Option()],
+    work: Annotated[Path, typer.Option()],
+    out: Annotated[Path | None, typer.Option()] = None,
+    minutes: float = 8.0,
+    steps: int = 100_000,
+    batch: int = 16,
+    seed: int = 4,
+    device: str = "cpu",
+) -> None:
+    """Train the detector and write its weights and metrics."""
+    torch.manual_seed(seed)
+    faces = load_faces(data, work)
+    net = DetectionNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    models = nn.ModuleDict({"detector": net})
+    samples = batches(Scenes(faces), size=batch, seed=seed, workers=1)
+
+    def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.autocast(device, torch.bfloat16):
+            out = net(as_pixels(sample["image"].to(device)))
+        return detection_loss(out.float(), {name: value.to(device) for name, value in sample.items()})
+
+    optimizer = torch.optim.AdamW(models.parameters(), lr=2e-3, weight_decay=1e-2)
+    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "detector.jsonl").to("cpu")
+    best = averaged["detector"]
+    assert isinstance(best, DetectionNet)
+    write_weights("detector", half(best), measure(best, faces), {"seed": seed, "minutes": minutes, "batch": batch}, out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

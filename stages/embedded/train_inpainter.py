@@ -1,0 +1,275 @@
+"""Recipe of the embedded reference generator: a small VAE, then an inpainting UNet and its ControlNet.
+
+    python -m stages.embedded.train_inpainter vae --data DIR --work DIR --minutes 6
+    python -m stages.embedded.train_inpainter controlnet --data DIR --work DIR --minutes 30
+
+The ControlNet sees the parse map and the photo. Half of the samples are *blind* (the whole face region is the hole,
+and the photo shows the occluder), half are *filled* (the hole is a known part, grey in the photo).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+import typer
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffusionControlNetInpaintPipeline
+from diffusers import UNet2DConditionModel
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.embedded.batches import as_pixels, batches
+from stages.embedded.faces import UNLABELLED, Faces, crop, jitter, load_faces, relight
+from stages.embedded.occluders import occlude
+from stages.embedded.schedule import fit
+from stages.embedded.weights import WEIGHTS, write_report
+from stages.models.palette import CLASSES, PALETTE
+from stages.settings import FACE_CLASSES
+
+SIZE = 128
+FACE_IDS = [CLASSES.index(name) for name in FACE_CLASSES]
+Encode = Callable[[Tensor], Tensor]
+app = typer.Typer(add_completion=False)
+
+
+def build_vae() -> AutoencoderKL:
+    """A factor-2 VAE with four latent channels: 3×128×128 → 4×64×64."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 48), layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=SIZE,
+        mid_block_add_attention=False,
+    )  # fmt: skip
+
+
+def build_unet() -> UNet2DConditionModel:
+    """A 9-channel inpainting UNet on 64×64 latents, without text."""
+    return UNet2DConditionModel(
+        sample_size=SIZE // 2, in_channels=9, out_channels=4, down_block_types=("DownBlock2D",) * 4,
+        mid_block_type="UNetMidBlock2D", up_block_types=("UpBlock2D",) * 4, block_out_channels=(32, 64, 96, 128),
+        layers_per_block=1, cross_attention_dim=8, norm_num_groups=8, attention_head_dim=8,
+    )  # fmt: skip
+
+
+def build_controlnet() -> ControlNetModel:
+    """The ControlNet of :func:`build_unet`: its condition is the parse map in RGB and the photo, six channels."""
+    return ControlNetModel(
+        in_channels=4, conditioning_channels=6, down_block_types=("DownBlock2D",) * 4,
+        mid_block_type="UNetMidBlock2D", block_out_channels=(32, 64, 96, 128), layers_per_block=1,
+        cross_attention_dim=8, norm_num_groups=8, attention_head_dim=8,
+        conditioning_embedding_out_channels=(16, 32),
+    )  # fmt: skip
+
+
+def build_scheduler() -> DDIMScheduler:
+    """DDIM that predicts the clean sample, from pure noise in one step on."""
+    return DDIMScheduler(
+        prediction_type="sample", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True,
+        rescale_betas_zero_snr=True,
+    )  # fmt: skip
+
+
+class ReferenceSamples:
+    """Draws a clean face, the same face with something pasted, its parse map and the hole to fill."""
+
+    def __init__(self, faces: Faces, parsing: NDArray[np.uint8], *, held_out: bool = False, occluded: float = 0.85) -> None:
+        self.faces = faces
+        self.parsing = parsing
+        self.indices = np.flatnonzero(faces.held_out == held_out)
+        self.occluded = occluded
+
+    def __call__(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """``clean``, ``photo``, ``parse`` S×S×3 uint8; ``hole``, ``alpha``, ``region`` S×S float32."""
+        n, donor = rng.choice(self.indices, 2)
+        matrix = jitter(rng, self.faces.images.shape[1], SIZE)
+        clean, labels = crop(self.faces.images[n], self.parsing[n], matrix, SIZE)
+        clean = relight(rng, clean)
+        other, _ = crop(self.faces.images[donor], self.parsing[donor], matrix, SIZE)
+        points = (self.faces.landmarks[n] @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+        if np.linalg.det(matrix[:, :2]) < 0:
+            points = points[[1, 0, 2, 4, 3]]
+        occluded = occlude(rng, clean, other, points)
+        region = np.isin(labels, FACE_IDS).astype(np.uint8)
+        hole = cv2.dilate(region, _disc(round(SIZE * rng.uniform(0.02, 0.05))))
+        photo, alpha = clean, np.zeros((SIZE, SIZE), np.float32)
+        if rng.random() < 0.5:  # blind: the network has to find the occluder
+            if rng.random() < self.occluded:
+                photo, alpha = occluded.image, occluded.alpha
+        else:  # filled: the hole is known, and hidden from the network
+            part = (occluded.alpha > 0.1).astype(np.uint8)
+            hole = cv2.dilate(part, _disc(int(rng.integers(1, 5)))) & cv2.dilate(region, _disc(3))
+            photo, alpha = grey_inside(occluded.image, hole), hole.astype(np.float32)
+        return {"clean": clean, "photo": photo, "parse": PALETTE[labels], "hole": hole.astype(np.float32),
+                "alpha": alpha, "region": region.astype(np.float32)}  # fmt: skip
+
+
+def grey_inside(photo: NDArray[np.uint8], hole: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The photo with the hole painted mid-grey: a filled pass must not see what it replaces."""
+    return np.where(hole[..., None] > 0, np.uint8(127), photo).astype(np.uint8)
+
+
+def _disc(radius: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)), np.uint8)
+
+
+@torch.no_grad()
+def complete_parsing(faces: Faces, parser: Path, cache: Path) -> NDArray[np.uint8]:
+    """Annotations where there are some; elsewhere what the trained parser sees on the clean photo."""
+    if not cache.exists():
+        net = torch.jit.load(str(parser)).float().eval()  # type: ignore[no-untyped-call]
+        parsing = faces.parsing.copy()
+        for n in np.flatnonzero((faces.parsing == UNLABELLED).any(axis=(1, 2))):
+            pixels = torch.from_numpy(faces.images[n]).permute(2, 0, 1)[None].float() / 255
+            parsing[n] = net(pixels)[0].argmax(1)[0].numpy()
+        np.save(cache, parsing)
+    return np.asarray(np.load(cache), np.uint8)
+
+
+@app.command()
+def vae(
+    data: Annotated[Path, typer.Option()],
+    work: Annotated[Path, typer.Option()],
+    minutes: float = 6.0,
+    steps: int = 100_000,
+    batch: int = 8,
+    seed: int = 2,
+    device: str = "cpu",
+) -> None:
+    """Train the VAE on clean and occluded faces and keep it in the work folder."""
+    torch.manual_seed(seed)
+    faces = load_faces(data, work)
+    models = nn.ModuleDict({"vae": build_vae().to(device, memory_format=torch.channels_last)})
+    unused = np.zeros_like(faces.parsing)  # the VAE needs pixels only
+    samples = batches(ReferenceSamples(faces, unused), size=batch, seed=seed, workers=1)
+
+    def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        pixels = as_pixels(sample["photo"].to(device))
+        with torch.autocast(device, torch.bfloat16):
+            posterior = models["vae"].encode(pixels).latent_dist
+            decoded = models["vae"].decode(posterior.sample()).sample.float()
+        return {"pixels": F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels), "kl": 1e-5 * posterior.kl().mean() / 4096}
+
+    optimizer = torch.optim.AdamW(models.parameters(), lr=2e-3, weight_decay=0.0)
+    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "vae.jsonl", decay=0.99)
+    trained = averaged["vae"].to("cpu")
+    held_out = next(batches(ReferenceSamples(faces, unused, held_out=True), size=64, seed=7, workers=0))
+    with torch.no_grad():
+        pixels = as_pixels(held_out["clean"])
+        latents = trained.encode(pixels).latent_dist.mean
+        error = F.mse_loss(trained.decode(latents).sample.clamp(-1, 1), pixels)
+    trained.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
+    print({"psnr_db": float(10 * torch.log10(4 / error)), "scaling_factor": trained.config.scaling_factor}, flush=True)
+    trained.save_pretrained(work / "vae")
+
+
+@app.command()
+def controlnet(
+    data: Annotated[Path, typer.Option()],
+    work: Annotated[Path, typer.Option()],
+    out: Annotated[Path | None, typer.Option()] = None,
+    parser: Annotated[Path | None, typer.Option()] = None,
+    minutes: float = 30.0,
+    steps: int = 100_000,
+    batch: int = 8,
+    seed: int = 3,
+    device: str = "cpu",
+) -> None:
+    """Train UNet and ControlNet together, and write the whole pipeline in diffusers' format."""
+    torch.manual_seed(seed)
+    faces = load_faces(data, work)
+    parsing = complete_parsing(faces, parser or WEIGHTS / "parser.pt", work / "parsing.npy")
+    autoencoder = AutoencoderKL.from_pretrained(work / "vae").to(device).requires_grad_(False).eval()
+    models = nn.ModuleDict({"unet": build_unet(), "controlnet": build_controlnet()})
+    models.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    scheduler = build_scheduler()
+    samples = batches(ReferenceSamples(faces, parsing), size=batch, seed=seed, workers=1)
+
+    def encode(pixels: Tensor) -> Tensor:
+        with torch.no_grad():
+            return autoencoder.encode(pixels).latent_dist.mean.float() * autoencoder.config.scaling_factor  # type: ignore[no-any-return]
+
+    def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        sample = {name: value.to(device) for name, value in sample.items()}
+        with torch.autocast(device, torch.bfloat16):
+            predicted, clean = predict(models, scheduler, encode, sample)
+        weight = 0.2 + 0.3 * sample["region"] + 2.0 * sample["alpha"] * sample["region"] + 0.3 * sample["alpha"]
+        weight = F.interpolate(weight[:, None], clean.shape[-2:], mode="area")
+        difference = predicted.float() - clean
+        return {"latents": (weight * (difference.abs() + 0.5 * difference.square())).mean()}
+
+    optimizer = torch.optim.AdamW(models.parameters(), lr=1.5e-3, weight_decay=1e-3)
+    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "controlnet.jsonl").to("cpu")
+    metrics = measure(averaged, scheduler, autoencoder.to("cpu"), faces, parsing)
+    save(averaged, scheduler, autoencoder, (out or WEIGHTS) / "inpainter")
+    write_report("inpainter", metrics, {"seed": seed, "minutes": minutes, "batch": batch, "size": SIZE}, out)
+
+
+def predict(
+    models: nn.ModuleDict, scheduler: DDIMScheduler, encode: Encode, sample: dict[str, Tensor], *, last: bool = False
+) -> tuple[Tensor, Tensor]:
+    """One denoising step of the whole net → (predicted clean latents, clean latents), B×4×S/2×S/2."""
+    clean, hole = as_pixels(sample["clean"]), sample["hole"][:, None]
+    photo = as_pixels(sample["photo"])
+    latents, masked = encode(clean), encode(photo * (1 - hole))
+    steps = scheduler.config.num_train_timesteps
+    t = torch.full((len(clean),), steps - 1, device=clean.device)
+    if not last:
+        t = torch.where(torch.rand(len(clean), device=clean.device) < 0.25, torch.randint_like(t, steps), t)
+    noisy = scheduler.add_noise(latents, torch.randn_like(latents), t)
+    condition = torch.cat([(as_pixels(sample["parse"]) + 1) / 2, (photo + 1) / 2], dim=1)
+    text = latents.new_zeros(len(clean), 1, 8)
+    down, middle = models["controlnet"](noisy, t, text, controlnet_cond=condition, return_dict=False)
+    small_hole = F.interpolate(hole, latents.shape[-2:], mode="nearest")
+    predicted = models["unet"](
+        torch.cat([noisy, small_hole, masked], dim=1), t, text, down_block_additional_residuals=down,
+        mid_block_additional_residual=middle, return_dict=False,
+    )[0]  # fmt: skip
+    return predicted, latents
+
+
+@torch.no_grad()
+def measure(
+    models: nn.ModuleDict, scheduler: DDIMScheduler, autoencoder: AutoencoderKL, faces: Faces, parsing: NDArray[np.uint8]
+) -> dict[str, float]:
+    """Mean absolute error (0..255) on held-out faces under drawn occluders, covered and visible parts apart."""
+    samples = batches(ReferenceSamples(faces, parsing, held_out=True), size=16, seed=7, workers=0)
+
+    def encode(pixels: Tensor) -> Tensor:
+        return autoencoder.encode(pixels).latent_dist.mean * autoencoder.config.scaling_factor  # type: ignore[no-any-return]
+
+    sums = dict.fromkeys(("covered", "covered_before", "visible"), 0.0)
+    areas = dict.fromkeys(("covered", "visible"), 1e-6)
+    for _ in range(12):
+        sample = next(samples)
+        predicted, _ = predict(models, scheduler, encode, sample, last=True)
+        decoded = autoencoder.decode(predicted / autoencoder.config.scaling_factor).sample.clamp(-1, 1)
+        clean = as_pixels(sample["clean"])
+        error = (decoded - clean).abs().mean(1) * 127.5
+        before = (as_pixels(sample["photo"]) - clean).abs().mean(1) * 127.5
+        covered = sample["region"] * (sample["alpha"] > 0.5)
+        visible = sample["region"] * (sample["alpha"] < 0.01)
+        sums["covered"] += float((error * covered).sum())
+        sums["covered_before"] += float((before * covered).sum())
+        sums["visible"] += float((error * visible).sum())
+        areas["covered"] += float(covered.sum())
+        areas["visible"] += float(visible.sum())
+    return {
+        "error_covered": sums["covered"] / areas["covered"],
+        "error_covered_before": sums["covered_before"] / areas["covered"],
+        "error_visible": sums["visible"] / areas["visible"],
+    }
+
+
+def save(models: nn.ModuleDict, scheduler: DDIMScheduler, autoencoder: AutoencoderKL, folder: Path) -> None:
+    """Write the pipeline in diffusers' folder format, float16 safetensors."""
+    pipeline = StableDiffusionControlNetInpaintPipeline(
+        vae=autoencoder, text_encoder=None, tokenizer=None, unet=models["unet"], controlnet=models["controlnet"],
+        scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+
+
+if __name__ == "__main__":
+    app()

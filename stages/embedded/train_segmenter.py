@@ -1,0 +1,188 @@
+"""Recipe of the embedded promptable segmenter: it learns to segment what a point or a box is put on.
+
+    python -m stages.embedded.train_segmenter --data DIR --work DIR --parser parser.safetensors --minutes 25
+
+Targets are face parts, the visible face, hair, and pasted things; a face is annotated as in SA-1B, to its visible
+extent. Nothing tells the network which of two things is "the occlusion": the prompt decides.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stages.embedded.batches import batches
+from stages.embedded.faces import Faces, crop, jitter, load_faces, relight
+from stages.embedded.occluders import occlude
+from stages.embedded.schedule import fit
+from stages.embedded.train_inpainter import FACE_IDS, complete_parsing
+from stages.embedded.weights import WEIGHTS, half, write_weights
+from stages.models.sam import TrunkImageEncoder, build_small_sam
+
+SIZE = 128
+PROMPTS = 4
+POINTS = 24
+PARTS = ([14], [15], [10], [11, 12, 13], [6, 7], [8, 9], [1], [3], [12], [13], [6], [7], [8], [9], [4, 5])
+
+
+class PromptSamples:
+    """Draws a photo, ``PROMPTS`` masks in it, and points and a box for each."""
+
+    def __init__(self, faces: Faces, parsing: NDArray[np.uint8], *, held_out: bool = False, single: bool = False) -> None:
+        self.faces = faces
+        self.parsing = parsing
+        self.indices = np.flatnonzero(faces.held_out == held_out)
+        self.single = single
+
+    def __call__(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """``image`` S×S×3 uint8; ``masks`` K×S×S; ``points`` K×P×2 (x, y); ``labels`` K×P (−1 pads); ``boxes`` K×4."""
+        n, donor = rng.choice(self.indices, 2)
+        matrix = jitter(rng, self.faces.images.shape[1], SIZE)
+        image, parts = crop(self.faces.images[n], self.parsing[n], matrix, SIZE)
+        other, _ = crop(self.faces.images[donor], self.parsing[donor], matrix, SIZE)
+        points = (self.faces.landmarks[n] @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+        if np.linalg.det(matrix[:, :2]) < 0:
+            points = points[[1, 0, 2, 4, 3]]
+        thing = np.zeros((SIZE, SIZE), bool)
+        if rng.random() < 0.9:
+            occluded = occlude(rng, image, other, points)
+            image, thing = occluded.image, occluded.alpha > 0.5
+        masks = self._targets(rng, parts, thing)
+        prompts = [self._prompt(rng, mask) for mask in masks]
+        return {"image": relight(rng, image), "masks": np.stack(masks).astype(np.float32),
+                "points": np.stack([p[0] for p in prompts]), "labels": np.stack([p[1] for p in prompts]),
+                "boxes": np.stack([p[2] for p in prompts])}  # fmt: skip
+
+    def _targets(self, rng: np.random.Generator, parts: NDArray[np.uint8], thing: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+        face = np.isin(parts, FACE_IDS) & ~thing
+        choices = [np.isin(parts, ids) & ~thing for ids in PARTS]
+        choices = [mask for mask in choices if mask.sum() > 30]
+        targets = [thing if thing.sum() > 20 else face, face if face.sum() > 60 else ~thing]
+        while len(targets) < PROMPTS:
+            inside = thing & np.isin(parts, FACE_IDS)  # the part of a thing that lies in the face, as a thing of its own
+            pick = int(rng.integers(len(choices) + 2))
+            targets.append(choices[pick] if pick < len(choices) else inside if inside.sum() > 20 else targets[0])
+        return targets
+
+    def _prompt(self, rng: np.random.Generator, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        points, labels = np.zeros((POINTS, 2), np.float32), np.full(POINTS, -1, np.float32)
+        wanted = 1 if self.single else int(np.exp(rng.uniform(0, np.log(POINTS * 0.6))))
+        refused = 1 if self.single else int(rng.integers(0, POINTS - wanted + 1) if rng.random() < 0.3 else rng.integers(0, 4))
+        edge = cv2.dilate(mask.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool) & ~mask
+        at = 0
+        for area, count, label in ((mask, wanted, 1), (edge if rng.random() < 0.7 and edge.any() else ~mask, refused, 0)):
+            cells = np.argwhere(area)
+            if len(cells) and count:
+                chosen = cells[rng.integers(len(cells), size=count)]
+                points[at : at + count], labels[at : at + count] = chosen[:, ::-1] + 0.5, label
+                at += count
+        if not self.single and wanted + refused > 6 and rng.random() < 0.5:  # a matching is never all right
+            wrong = rng.random(POINTS) < 0.06
+            labels = np.where(wrong & (labels >= 0), 1 - labels, labels).astype(np.float32)
+        rows, columns = np.nonzero(mask)
+        box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
+        return points, labels, box
+
+
+def decode(sam: Sam, sample: dict[str, Tensor], *, boxes: bool) -> tuple[Tensor, Tensor]:
+    """Mask logits B×K×4×S×S and predicted IoU B×K×4 for every prompt of a batch of samples."""
+    pixels = sample["image"].permute(0, 3, 1, 2).float()
+    tokens = sam.image_encoder(sam.preprocess(pixels).contiguous(memory_format=torch.channels_last))
+    logits, ious = [], []
+    for b in range(len(tokens)):
+        sparse, dense = sam.prompt_encoder(
+            points=None if boxes else (sample["points"][b], sample["labels"][b]),
+            boxes=sample["boxes"][b] if boxes else None, masks=None,
+        )  # fmt: skip
+        low, iou = sam.mask_decoder.predict_masks(
+            image_embeddings=tokens[b : b + 1], image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense,
+        )  # fmt: skip
+        logits.append(low)
+        ious.append(iou)
+    return torch.stack(logits), torch.stack(ious)
+
+
+def segmentation_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """Focal-free SAM loss: the single mask always, and the best of the three others; plus the predicted IoU."""
+    logits = F.interpolate(logits.flatten(0, 1).float(), masks.shape[-2:], mode="bilinear", align_corners=False)
+    truth = masks.flatten(0, 1)[:, None].expand_as(logits)
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((2, 3))
+    p = logits.sigmoid()
+    overlap, total = (p * truth).sum((2, 3)), p.sum((2, 3)) + truth.sum((2, 3))
+    cost = 4 * entropy + 1 - (2 * overlap + 1) / (total + 1)
+    hard = logits > 0
+    true_iou = ((hard & (truth > 0.5)).sum((2, 3)) + 1) / ((hard | (truth > 0.5)).sum((2, 3)) + 1)
+    return {
+        "single": cost[:, 0].mean(),
+        "multi": 0.5 * cost[:, 1:].min(1).values.mean(),
+        "iou": 0.3 * F.mse_loss(iou.flatten(0, 1).float(), true_iou.detach()),
+    }
+
+
+@torch.no_grad()
+def measure(sam: Sam, faces: Faces, parsing: NDArray[np.uint8]) -> dict[str, float]:
+    """Mean IoU from one positive and one negative point, on held-out faces: pasted things, faces, other parts."""
+    rng, draw = np.random.default_rng(7), PromptSamples(faces, parsing, held_out=True, single=True)
+    scores: dict[str, list[float]] = {"thing": [], "face": [], "part": []}
+    for _ in range(200):
+        sample = {name: torch.from_numpy(value)[None] for name, value in draw(rng).items()}
+        logits, _ = decode(sam, sample, boxes=False)
+        found = F.interpolate(logits[0, :, :1], (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0] > 0
+        truth = sample["masks"][0] > 0.5
+        iou = ((found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)).tolist()
+        for name, value in zip(("thing", "face", "part", "part"), iou, strict=True):
+            scores[name].append(value)
+    return {f"iou_{name}": float(np.mean(values)) for name, values in scores.items()}
+
+
+def main(
+    data: Annotated[Path, typer.Option()],
+    work: Annotated[Path, typer.Option()],
+    out: Annotated[Path | None, typer.Option()] = None,
+    parser: Annotated[Path | None, typer.Option()] = None,
+    minutes: float = 25.0,
+    steps: int = 100_000,
+    batch: int = 6,
+    seed: int = 5,
+    device: str = "cpu",
+) -> None:
+    """Train the segmenter, its trunk warm-started from the parser's, and write its weights and metrics."""
+    torch.manual_seed(seed)
+    faces = load_faces(data, work)
+    parser = parser or WEIGHTS / "parser.pt"
+    parsing = complete_parsing(faces, parser, work / "parsing.npy")
+    sam = build_small_sam().to(device)
+    encoder = sam.image_encoder
+    assert isinstance(encoder, TrunkImageEncoder)
+    trunk = torch.jit.load(str(parser)).float().trunk.state_dict()  # type: ignore[no-untyped-call]
+    encoder.trunk.load_state_dict(trunk)
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    models = nn.ModuleDict({"sam": sam})
+    samples = batches(PromptSamples(faces, parsing), size=batch, seed=seed, workers=1)
+    choose = np.random.default_rng(seed)
+
+    def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        sample = {name: value.to(device) for name, value in sample.items()}
+        with torch.autocast(device, torch.bfloat16):
+            logits, iou = decode(sam, sample, boxes=choose.random() < 0.12)
+        return segmentation_loss(logits, iou, sample["masks"])
+
+    slow = list(encoder.trunk.parameters())
+    fast = [p for p in sam.parameters() if all(p is not q for q in slow)]
+    optimizer = torch.optim.AdamW([{"params": fast, "lr": 8e-4}, {"params": slow, "lr": 3e-4}], weight_decay=1e-3)
+    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "segmenter.jsonl").to("cpu")
+    best = averaged["sam"]
+    assert isinstance(best, Sam)
+    write_weights("segmenter", half(best), measure(best, faces, parsing), {"seed": seed, "minutes": minutes, "batch": batch}, out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
