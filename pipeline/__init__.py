@@ -1,0 +1,1 @@
+"""Who does which shard when, and what you see of it."""

@@ -1,0 +1,1 @@
+"""What happens to one shard, in this process."""

@@ -60,7 +60,11 @@ def fit(
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
         if step % 100 == 0:
-            line = {"step": step, "seconds": round(time.monotonic() - started), **{k: round(v / 100, 5) for k, v in sums.items()}}
+            line = {
+                "step": step,
+                "seconds": round(time.monotonic() - started),
+                **{k: round(v / 100, 5) for k, v in sums.items()},
+            }
             print(json.dumps(line), flush=True)
             with log.open("a") as stream:
                 stream.write(json.dumps(line) + "\n")

@@ -1,6 +1,6 @@
 """Recipe of the embedded face detector: faces of all sizes pasted into drawn scenes, many of them partly covered.
 
-    python -m stages.embedded.train_detector --data DIR --work DIR --minutes 8
+python -m stages.embedded.train_detector --data DIR --work DIR --minutes 8
 """
 
 from pathlib import Path
@@ -64,13 +64,17 @@ class Scenes:
         frame = cv2.warpAffine(_frame(rng, side), turn, (SIZE, SIZE))[..., None]
         if len(outline) < 60 or taken[frame[..., 0] > 0.3].mean() > 0.1:
             return
-        image[:] = (image * (1 - frame) + cv2.warpAffine(photo, turn, (SIZE, SIZE), flags=cv2.INTER_AREA) * frame).astype(np.uint8)
+        image[:] = (
+            image * (1 - frame) + cv2.warpAffine(photo, turn, (SIZE, SIZE), flags=cv2.INTER_AREA) * frame
+        ).astype(np.uint8)
         taken |= frame[..., 0] > 0.3
         x0, y0, x1, y1 = *outline.min(0), *outline.max(0)
         centre = np.array([x0 + x1, y0 + y1]) / 2
         spread = max((x1 - x0) * 0.08, 2.0) / STRIDE
         y, x = np.mgrid[:CELLS, :CELLS]
-        distance = ((x + 0.5 - centre[0] / STRIDE) ** 2 + (y + 0.5 - centre[1] / STRIDE) ** 2) / (2 * spread**2)
+        distance = ((x + 0.5 - centre[0] / STRIDE) ** 2 + (y + 0.5 - centre[1] / STRIDE) ** 2) / (
+            2 * spread**2
+        )
         heat[:] = np.maximum(heat, np.exp(-distance))
         here = distance < 1
         cell = (np.stack([x, y]) + 0.5) * STRIDE
@@ -125,7 +129,11 @@ def measure(net: DetectionNet, faces: Faces) -> dict[str, float]:
                 truth = sample["distances"][b, 4:, y, x].reshape(5, 2)
                 error = (out[b, 5:, y, x].reshape(5, 2) - truth).norm(dim=1).mean()
                 errors.append(float(error / (truth[1] - truth[0]).norm().clamp(min=0.05)))
-    return {"recall": found / total, "false_per_scene": false / 192, "landmark_error": float(np.median(errors))}
+    return {
+        "recall": found / total,
+        "false_per_scene": false / 192,
+        "landmark_error": float(np.median(errors)),
+    }
 
 
 def main(
@@ -151,10 +159,14 @@ def main(
         return detection_loss(out.float(), {name: value.to(device) for name, value in sample.items()})
 
     optimizer = torch.optim.AdamW(models.parameters(), lr=2e-3, weight_decay=1e-2)
-    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "detector.jsonl").to("cpu")
+    averaged = fit(
+        models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "detector.jsonl"
+    ).to("cpu")
     best = averaged["detector"]
     assert isinstance(best, DetectionNet)
-    write_weights("detector", half(best), measure(best, faces), {"seed": seed, "minutes": minutes, "batch": batch}, out)
+    write_weights(
+        "detector", half(best), measure(best, faces), {"seed": seed, "minutes": minutes, "batch": batch}, out
+    )
 
 
 if __name__ == "__main__":

@@ -15,8 +15,13 @@ import cv2
 import numpy as np
 import torch
 import typer
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffusionControlNetInpaintPipeline
-from diffusers import UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionControlNetInpaintPipeline,
+    UNet2DConditionModel,
+)
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -74,7 +79,9 @@ def build_scheduler() -> DDIMScheduler:
 class ReferenceSamples:
     """Draws a clean face, the same face with something pasted, its parse map and the hole to fill."""
 
-    def __init__(self, faces: Faces, parsing: NDArray[np.uint8], *, held_out: bool = False, occluded: float = 0.85) -> None:
+    def __init__(
+        self, faces: Faces, parsing: NDArray[np.uint8], *, held_out: bool = False, occluded: float = 0.85
+    ) -> None:
         self.faces = faces
         self.parsing = parsing
         self.indices = np.flatnonzero(faces.held_out == held_out)
@@ -111,7 +118,9 @@ def grey_inside(photo: NDArray[np.uint8], hole: NDArray[np.uint8]) -> NDArray[np
 
 
 def _disc(radius: int) -> NDArray[np.uint8]:
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)), np.uint8)
+    return np.asarray(
+        cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)), np.uint8
+    )
 
 
 @torch.no_grad()
@@ -149,10 +158,15 @@ def vae(
         with torch.autocast(device, torch.bfloat16):
             posterior = models["vae"].encode(pixels).latent_dist
             decoded = models["vae"].decode(posterior.sample()).sample.float()
-        return {"pixels": F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels), "kl": 1e-5 * posterior.kl().mean() / 4096}
+        return {
+            "pixels": F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels),
+            "kl": 1e-5 * posterior.kl().mean() / 4096,
+        }
 
     optimizer = torch.optim.AdamW(models.parameters(), lr=2e-3, weight_decay=0.0)
-    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "vae.jsonl", decay=0.99)
+    averaged = fit(
+        models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "vae.jsonl", decay=0.99
+    )
     trained = averaged["vae"].to("cpu")
     held_out = next(batches(ReferenceSamples(faces, unused, held_out=True), size=64, seed=7, workers=0))
     with torch.no_grad():
@@ -160,7 +174,10 @@ def vae(
         latents = trained.encode(pixels).latent_dist.mean
         error = F.mse_loss(trained.decode(latents).sample.clamp(-1, 1), pixels)
     trained.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
-    print({"psnr_db": float(10 * torch.log10(4 / error)), "scaling_factor": trained.config.scaling_factor}, flush=True)
+    print(
+        {"psnr_db": float(10 * torch.log10(4 / error)), "scaling_factor": trained.config.scaling_factor},
+        flush=True,
+    )
     trained.save_pretrained(work / "vae")
 
 
@@ -194,20 +211,29 @@ def controlnet(
         sample = {name: value.to(device) for name, value in sample.items()}
         with torch.autocast(device, torch.bfloat16):
             predicted, clean = predict(models, scheduler, encode, sample)
-        weight = 0.2 + 0.3 * sample["region"] + 2.0 * sample["alpha"] * sample["region"] + 0.3 * sample["alpha"]
+        weight = (
+            0.2 + 0.3 * sample["region"] + 2.0 * sample["alpha"] * sample["region"] + 0.3 * sample["alpha"]
+        )
         weight = F.interpolate(weight[:, None], clean.shape[-2:], mode="area")
         difference = predicted.float() - clean
         return {"latents": (weight * (difference.abs() + 0.5 * difference.square())).mean()}
 
     optimizer = torch.optim.AdamW(models.parameters(), lr=1.5e-3, weight_decay=1e-3)
-    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "controlnet.jsonl").to("cpu")
+    averaged = fit(
+        models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "controlnet.jsonl"
+    ).to("cpu")
     metrics = measure(averaged, scheduler, autoencoder.to("cpu"), faces, parsing)
     save(averaged, scheduler, autoencoder, (out or WEIGHTS) / "inpainter")
     write_report("inpainter", metrics, {"seed": seed, "minutes": minutes, "batch": batch, "size": SIZE}, out)
 
 
 def predict(
-    models: nn.ModuleDict, scheduler: DDIMScheduler, encode: Encode, sample: dict[str, Tensor], *, last: bool = False
+    models: nn.ModuleDict,
+    scheduler: DDIMScheduler,
+    encode: Encode,
+    sample: dict[str, Tensor],
+    *,
+    last: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One denoising step of the whole net → (predicted clean latents, clean latents), B×4×S/2×S/2."""
     clean, hole = as_pixels(sample["clean"]), sample["hole"][:, None]
@@ -231,7 +257,11 @@ def predict(
 
 @torch.no_grad()
 def measure(
-    models: nn.ModuleDict, scheduler: DDIMScheduler, autoencoder: AutoencoderKL, faces: Faces, parsing: NDArray[np.uint8]
+    models: nn.ModuleDict,
+    scheduler: DDIMScheduler,
+    autoencoder: AutoencoderKL,
+    faces: Faces,
+    parsing: NDArray[np.uint8],
 ) -> dict[str, float]:
     """Mean absolute error (0..255) on held-out faces under drawn occluders, covered and visible parts apart."""
     samples = batches(ReferenceSamples(faces, parsing, held_out=True), size=16, seed=7, workers=0)

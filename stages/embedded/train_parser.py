@@ -1,6 +1,6 @@
 """Recipe of the embedded face parser: amodal, because the label under a pasted thing stays the face's own.
 
-    python -m stages.embedded.train_parser --data DIR --work DIR --minutes 15
+python -m stages.embedded.train_parser --data DIR --work DIR --minutes 15
 """
 
 from pathlib import Path
@@ -110,7 +110,9 @@ def main(
     best = averaged["parser"].to("cpu")
     assert isinstance(best, ParsingNet)
     metrics = {"clean": measure(best, faces, occluded=0.0), "occluded": measure(best, faces, occluded=1.0)}
-    write_weights("parser", parser_script(best), metrics, {"seed": seed, "minutes": minutes, "batch": batch}, out)
+    write_weights(
+        "parser", parser_script(best), metrics, {"seed": seed, "minutes": minutes, "batch": batch}, out
+    )
 
 
 if __name__ == "__main__":

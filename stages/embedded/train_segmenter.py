@@ -35,7 +35,9 @@ PARTS = ([14], [15], [10], [11, 12, 13], [6, 7], [8, 9], [1], [3], [12], [13], [
 class PromptSamples:
     """Draws a photo, ``PROMPTS`` masks in it, and points and a box for each."""
 
-    def __init__(self, faces: Faces, parsing: NDArray[np.uint8], *, held_out: bool = False, single: bool = False) -> None:
+    def __init__(
+        self, faces: Faces, parsing: NDArray[np.uint8], *, held_out: bool = False, single: bool = False
+    ) -> None:
         self.faces = faces
         self.parsing = parsing
         self.indices = np.flatnonzero(faces.held_out == held_out)
@@ -60,24 +62,39 @@ class PromptSamples:
                 "points": np.stack([p[0] for p in prompts]), "labels": np.stack([p[1] for p in prompts]),
                 "boxes": np.stack([p[2] for p in prompts])}  # fmt: skip
 
-    def _targets(self, rng: np.random.Generator, parts: NDArray[np.uint8], thing: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    def _targets(
+        self, rng: np.random.Generator, parts: NDArray[np.uint8], thing: NDArray[np.bool_]
+    ) -> list[NDArray[np.bool_]]:
         face = np.isin(parts, FACE_IDS) & ~thing
         choices = [np.isin(parts, ids) & ~thing for ids in PARTS]
         choices = [mask for mask in choices if mask.sum() > 30]
         targets = [thing if thing.sum() > 20 else face, face if face.sum() > 60 else ~thing]
         while len(targets) < PROMPTS:
-            inside = thing & np.isin(parts, FACE_IDS)  # the part of a thing that lies in the face, as a thing of its own
+            inside = thing & np.isin(
+                parts, FACE_IDS
+            )  # the part of a thing that lies in the face, as a thing of its own
             pick = int(rng.integers(len(choices) + 2))
-            targets.append(choices[pick] if pick < len(choices) else inside if inside.sum() > 20 else targets[0])
+            targets.append(
+                choices[pick] if pick < len(choices) else inside if inside.sum() > 20 else targets[0]
+            )
         return targets
 
-    def _prompt(self, rng: np.random.Generator, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    def _prompt(
+        self, rng: np.random.Generator, mask: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         points, labels = np.zeros((POINTS, 2), np.float32), np.full(POINTS, -1, np.float32)
         wanted = 1 if self.single else int(np.exp(rng.uniform(0, np.log(POINTS * 0.6))))
-        refused = 1 if self.single else int(rng.integers(0, POINTS - wanted + 1) if rng.random() < 0.3 else rng.integers(0, 4))
+        refused = (
+            1
+            if self.single
+            else int(rng.integers(0, POINTS - wanted + 1) if rng.random() < 0.3 else rng.integers(0, 4))
+        )
         edge = cv2.dilate(mask.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool) & ~mask
         at = 0
-        for area, count, label in ((mask, wanted, 1), (edge if rng.random() < 0.7 and edge.any() else ~mask, refused, 0)):
+        for area, count, label in (
+            (mask, wanted, 1),
+            (edge if rng.random() < 0.7 and edge.any() else ~mask, refused, 0),
+        ):
             cells = np.argwhere(area)
             if len(cells) and count:
                 chosen = cells[rng.integers(len(cells), size=count)]
@@ -112,7 +129,9 @@ def decode(sam: Sam, sample: dict[str, Tensor], *, boxes: bool) -> tuple[Tensor,
 
 def segmentation_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> dict[str, Tensor]:
     """Focal-free SAM loss: the single mask always, and the best of the three others; plus the predicted IoU."""
-    logits = F.interpolate(logits.flatten(0, 1).float(), masks.shape[-2:], mode="bilinear", align_corners=False)
+    logits = F.interpolate(
+        logits.flatten(0, 1).float(), masks.shape[-2:], mode="bilinear", align_corners=False
+    )
     truth = masks.flatten(0, 1)[:, None].expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((2, 3))
     p = logits.sigmoid()
@@ -177,11 +196,21 @@ def main(
 
     slow = list(encoder.trunk.parameters())
     fast = [p for p in sam.parameters() if all(p is not q for q in slow)]
-    optimizer = torch.optim.AdamW([{"params": fast, "lr": 8e-4}, {"params": slow, "lr": 3e-4}], weight_decay=1e-3)
-    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "segmenter.jsonl").to("cpu")
+    optimizer = torch.optim.AdamW(
+        [{"params": fast, "lr": 8e-4}, {"params": slow, "lr": 3e-4}], weight_decay=1e-3
+    )
+    averaged = fit(
+        models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "segmenter.jsonl"
+    ).to("cpu")
     best = averaged["sam"]
     assert isinstance(best, Sam)
-    write_weights("segmenter", half(best), measure(best, faces, parsing), {"seed": seed, "minutes": minutes, "batch": batch}, out)
+    write_weights(
+        "segmenter",
+        half(best),
+        measure(best, faces, parsing),
+        {"seed": seed, "minutes": minutes, "batch": batch},
+        out,
+    )
 
 
 if __name__ == "__main__":

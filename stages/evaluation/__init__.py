@@ -1,0 +1,1 @@
+"""How good the masks are, and pictures of them."""

@@ -1,0 +1,1 @@
+"""Finding faces and bringing them into one frame."""

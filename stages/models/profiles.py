@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-
 PARTS = ("detector", "parser", "inpainter", "segmenter", "adapter")
 
 

@@ -1,0 +1,1 @@
+"""Stage two: from raw and reference pairs to occlusion masks."""

@@ -1,0 +1,79 @@
+"""Columns, types and versions of every Parquet file that this project reads or writes."""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+STATUSES = ("ok", "no_face", "failed")
+
+RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
+"""A mask as compressed COCO run-length encoding; ``size`` is (height, width)."""
+
+_FACE_ANSWER = [
+    ("bbox", pa.list_(pa.float64())),
+    ("score", pa.float64()),
+    ("occlusion_ratio", pa.float64()),
+    ("predicted_iou", pa.float64()),
+    ("parse_confidence", pa.float64()),
+]
+FACE = pa.struct(
+    [
+        ("row", pa.int64()),
+        *_FACE_ANSWER,
+        ("landmarks", pa.list_(pa.float64())),
+        ("matrix", pa.list_(pa.float64())),
+    ]
+)
+"""One face of an item: its Zarr row, x0 y0 x1 y1 box, 5×2 landmarks, and the 2×3 matrix photo → frame pixels."""
+
+ITEMS = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("image_id", pa.string()),
+        ("status", pa.string()),
+        ("error_type", pa.string()),
+        ("error", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("faces", pa.list_(FACE)),
+        ("occlusion", RLE),
+        ("face_region", RLE),
+        ("occlusion_ratio", pa.float64()),
+        ("predicted_iou", pa.float64()),
+        ("seconds", pa.float64()),
+    ]
+)
+"""``items/STAGE/00012.parquet``: one row per planned photo of that shard."""
+
+ANSWER = pa.schema(
+    [
+        ("status", pa.string()),
+        ("error_type", pa.string()),
+        ("error", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("faces", pa.list_(pa.struct(_FACE_ANSWER))),
+        ("occlusion", RLE),
+        ("face_region", RLE),
+        ("occlusion_ratio", pa.float64()),
+        ("predicted_iou", pa.float64()),
+        ("run", pa.string()),
+        ("shard", pa.int32()),
+        ("row", pa.int64()),
+        ("fingerprint", pa.string()),
+        ("seconds", pa.float64()),
+    ]
+)
+"""Columns that ``segments.parquet`` appends to the manifest's own."""
+
+PLAN = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("image_id", pa.string()),
+        ("image", pa.string()),
+        ("bbox", pa.list_(pa.float64())),
+        ("landmarks", pa.list_(pa.float64())),
+        ("shard", pa.int32()),
+        ("row", pa.int64()),
+    ]
+)
+"""``plan.parquet``: which photo is worked on in which shard, and its first Zarr row."""

@@ -1,0 +1,71 @@
+"""Finding faces: boxes, scores and five landmarks, in photo pixels."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+from torchvision.ops import nms
+
+from stages.models.detection_net import STRIDE, UNIT, DetectionNet
+
+
+@dataclass(frozen=True)
+class Face:
+    """One found face; ``bbox`` x0 y0 x1 y1 and ``landmarks`` 5×2 (x, y) in photo pixels, ``score`` 0..1."""
+
+    bbox: tuple[float, ...]
+    score: float
+    landmarks: NDArray[np.float64]
+
+
+class FaceDetector(Protocol):
+    """Finds the faces of one photo."""
+
+    def detect(self, photo: NDArray[np.uint8], min_score: float) -> list[Face]:
+        """H×W×3 uint8 RGB → faces, best first."""
+
+
+class HeatmapDetector:
+    """The embedded detector: the network looks at the photo in several sizes, and the best look at each face counts."""
+
+    def __init__(self, net: DetectionNet, device: torch.device, sides: tuple[int, ...] = (128, 224, 448)) -> None:
+        self.net = net
+        self.device = device
+        self.sides = sides
+
+    @torch.inference_mode()
+    def detect(self, photo: NDArray[np.uint8], min_score: float) -> list[Face]:
+        """H×W×3 uint8 RGB → faces, best first; boxes that overlap by more than 40 % are one face."""
+        boxes, scores, landmarks = [], [], []
+        for side in self.sides:
+            scale = side / max(photo.shape[:2])
+            if scale > 2 and boxes:
+                continue  # a tiny photo has no more to show
+            found = self._look(photo, scale, min_score)
+            boxes.append(found[0] / scale)
+            scores.append(found[1])
+            landmarks.append(found[2] / scale)
+        box, score, points = torch.cat(boxes), torch.cat(scores), torch.cat(landmarks)
+        kept = nms(box, score, 0.4).tolist()
+        return [Face(tuple(box[k].tolist()), float(score[k]), points[k].double().numpy()) for k in kept]
+
+    def _look(
+        self, photo: NDArray[np.uint8], scale: float, min_score: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        height, width = (max(round(n * scale), 16) for n in photo.shape[:2])
+        resized = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        pixels = torch.from_numpy(resized).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
+        pixels = F.pad(pixels, (0, -width % 16, 0, -height % 16))
+        out = self.net(pixels)[0].float().cpu()
+        heat = out[0].sigmoid()
+        peaks = (heat == F.max_pool2d(heat[None], 5, 1, 2)[0]) & (heat > min_score)
+        y, x = peaks.nonzero(as_tuple=True)
+        centre = (torch.stack([x, y], 1) + 0.5) * STRIDE
+        sides = out[1:5, y, x].T * UNIT
+        boxes = torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], 1)
+        landmarks = out[5:, y, x].T.reshape(-1, 5, 2) * UNIT + centre[:, None]
+        return boxes, heat[y, x], landmarks
