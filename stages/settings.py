@@ -32,6 +32,8 @@ class ReferenceSettings:
     """The region handed to the inpainter is M dilated by this fraction of the frame's side."""
     passes: Literal[1, 2] = 1
     """2: a second pass inpaints only what the first pass's contrast marks, and keeps the visible face."""
+    second_pass_contrast: float = 0.12
+    """Mean absolute difference, as a fraction of full scale, from which the second pass fills a pixel anew."""
     seeds: int = 1
     """Number of references that are averaged."""
     strength: float = 1.0

@@ -30,6 +30,7 @@ from stages.embedded.batches import as_pixels, batches
 from stages.embedded.faces import UNLABELLED, Faces, crop, jitter, load_faces, relight
 from stages.embedded.occluders import occlude
 from stages.embedded.schedule import fit
+from stages.faces.region import disc
 from stages.embedded.weights import WEIGHTS, write_report
 from stages.models.palette import CLASSES, PALETTE
 from stages.settings import FACE_CLASSES
@@ -99,14 +100,14 @@ class ReferenceSamples:
             points = points[[1, 0, 2, 4, 3]]
         occluded = occlude(rng, clean, other, points)
         region = np.isin(labels, FACE_IDS).astype(np.uint8)
-        hole = cv2.dilate(region, _disc(round(SIZE * rng.uniform(0.02, 0.05))))
+        hole = cv2.dilate(region, disc(round(SIZE * rng.uniform(0.02, 0.05))))
         photo, alpha = clean, np.zeros((SIZE, SIZE), np.float32)
         if rng.random() < 0.5:  # blind: the network has to find the occluder
             if rng.random() < self.occluded:
                 photo, alpha = occluded.image, occluded.alpha
         else:  # filled: the hole is known, and hidden from the network
             part = (occluded.alpha > 0.1).astype(np.uint8)
-            hole = cv2.dilate(part, _disc(int(rng.integers(1, 5)))) & cv2.dilate(region, _disc(3))
+            hole = cv2.dilate(part, disc(int(rng.integers(1, 5)))) & cv2.dilate(region, disc(3))
             photo, alpha = grey_inside(occluded.image, hole), hole.astype(np.float32)
         return {"clean": clean, "photo": photo, "parse": PALETTE[labels], "hole": hole.astype(np.float32),
                 "alpha": alpha, "region": region.astype(np.float32)}  # fmt: skip
@@ -115,12 +116,6 @@ class ReferenceSamples:
 def grey_inside(photo: NDArray[np.uint8], hole: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The photo with the hole painted mid-grey: a filled pass must not see what it replaces."""
     return np.where(hole[..., None] > 0, np.uint8(127), photo).astype(np.uint8)
-
-
-def _disc(radius: int) -> NDArray[np.uint8]:
-    return np.asarray(
-        cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)), np.uint8
-    )
 
 
 @torch.no_grad()
