@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from stages.faces.alignment import alignment_matrix
 
-ANNOTATION_TO_CELEBM = np.array(
-    [0, 2, 10, 15, 9, 8, 7, 6, 5, 4, 11, 13, 12, 14, 16, 17, 18, 1, 3], dtype=np.uint8
-)
+ANNOTATION_TO_CELEBM = np.array([0, 2, 10, 15, 9, 8, 7, 6, 5, 4, 11, 13, 12, 14, 16, 17, 18, 1, 3], dtype=np.uint8)
 """CelebAMask-HQ annotation ids → facer ``celebm/448`` ids (image-left parts are the person's right ones)."""
 MIRRORED_CELEBM = np.array([0, 1, 2, 3, 5, 4, 7, 6, 9, 8, *range(10, 19)], dtype=np.uint8)
 """What each ``celebm`` id becomes when the photo is mirrored."""
@@ -59,11 +57,7 @@ def load_faces(data: Path, cache: Path, size: int = 176) -> Faces:
 
 
 def _align_all(data: Path, size: int) -> dict[str, NDArray[np.generic]]:
-    rows = [
-        row
-        for row in pq.read_table(data / "faces.parquet").to_pylist()
-        if row["landmarks"] and row["face_oval"]
-    ]
+    rows = [row for row in pq.read_table(data / "faces.parquet").to_pylist() if row["landmarks"] and row["face_oval"]]
     images = np.zeros((len(rows), size, size, 3), np.uint8)
     parsing = np.full((len(rows), size, size), UNLABELLED, np.uint8)
     ovals = np.zeros((len(rows), size, size), np.uint8)
@@ -72,17 +66,13 @@ def _align_all(data: Path, size: int) -> dict[str, NDArray[np.generic]]:
         photo = cv2.cvtColor(cv2.imread(str(data / row["image"])), cv2.COLOR_BGR2RGB)
         points = np.asarray(row["landmarks"], np.float64)
         matrix = widened(alignment_matrix(points, size), size)
-        images[n] = cv2.warpAffine(
-            photo, matrix, (size, size), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT_101
-        )
+        images[n] = cv2.warpAffine(photo, matrix, (size, size), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT_101)
         oval = np.asarray(row["face_oval"], np.float64) @ matrix[:, :2].T + matrix[:, 2]
         cv2.fillPoly(ovals[n], [np.round(oval).astype(np.int32)], 1)
         landmarks[n] = points @ matrix[:, :2].T + matrix[:, 2]
         if row["parse"]:
             parse = cv2.imread(str(data / row["parse"]), cv2.IMREAD_GRAYSCALE)
-            parse = cv2.resize(
-                ANNOTATION_TO_CELEBM[parse], photo.shape[1::-1], interpolation=cv2.INTER_NEAREST
-            )
+            parse = cv2.resize(ANNOTATION_TO_CELEBM[parse], photo.shape[1::-1], interpolation=cv2.INTER_NEAREST)
             parsing[n] = cv2.warpAffine(parse, matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=0)
     held_out = np.array([is_held_out(row["image"]) for row in rows])
     return {
@@ -96,9 +86,7 @@ def _align_all(data: Path, size: int) -> dict[str, NDArray[np.generic]]:
 
 def widened(matrix: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     """The same alignment drawn smaller around the frame's centre, so that augmentation can move it."""
-    centre = np.array(
-        [[1 / MARGIN, 0, size / 2 * (1 - 1 / MARGIN)], [0, 1 / MARGIN, size / 2 * (1 - 1 / MARGIN)]]
-    )
+    centre = np.array([[1 / MARGIN, 0, size / 2 * (1 - 1 / MARGIN)], [0, 1 / MARGIN, size / 2 * (1 - 1 / MARGIN)]])
     return centre @ np.vstack([matrix, [0, 0, 1]])
 
 
@@ -110,9 +98,7 @@ def jitter(rng: np.random.Generator, source: int, target: int, amount: float = 1
     linear = np.array([[cos, -sin], [sin, cos]])
     if rng.random() < 0.5:
         linear = linear @ np.diag([-1.0, 1.0])
-    shift = (
-        target / 2 + rng.normal(0, 0.025 * amount * target, 2) - linear @ np.array([source / 2, source / 2])
-    )
+    shift = target / 2 + rng.normal(0, 0.025 * amount * target, 2) - linear @ np.array([source / 2, source / 2])
     return np.hstack([linear, shift[:, None]])
 
 
@@ -120,12 +106,8 @@ def crop(
     image: NDArray[np.uint8], parsing: NDArray[np.uint8], matrix: NDArray[np.float64], size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Warp one cached face and its parse map by ``matrix``; a mirrored crop gets mirrored part names."""
-    warped = cv2.warpAffine(
-        image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-    )
-    labels = cv2.warpAffine(
-        parsing, matrix, (size, size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
-    )
+    warped = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    labels = cv2.warpAffine(parsing, matrix, (size, size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
     if np.linalg.det(matrix[:, :2]) < 0:
         labels = np.where(labels == UNLABELLED, labels, MIRRORED_CELEBM[np.minimum(labels, 18)])
     return warped.astype(np.uint8), labels.astype(np.uint8)

@@ -67,10 +67,7 @@ def _blob(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -
     ripple = 1 + sum(rng.normal(0, 0.28 / k) * np.cos(k * angles + rng.uniform(0, 6.3)) for k in range(1, 7))
     stretch = np.array([np.exp(rng.normal(0, 0.25)), np.exp(rng.normal(0, 0.25))])
     outline = (
-        centre
-        + np.stack([np.cos(angles), np.sin(angles)], 1)
-        * (radius * np.clip(ripple, 0.2, 2))[:, None]
-        * stretch
+        centre + np.stack([np.cos(angles), np.sin(angles)], 1) * (radius * np.clip(ripple, 0.2, 2))[:, None] * stretch
     )
     return _filled(size, outline)
 
@@ -98,16 +95,12 @@ def _hand(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -
         direction = heading + (finger - 1.5) * spread + rng.normal(0, 0.06)
         bend = rng.normal(0, 0.25)
         joint = base + width * rng.uniform(2.2, 3.4) * np.array([np.cos(direction), np.sin(direction)])
-        tip = joint + width * rng.uniform(1.8, 3.0) * np.array(
-            [np.cos(direction + bend), np.sin(direction + bend)]
-        )
+        tip = joint + width * rng.uniform(1.8, 3.0) * np.array([np.cos(direction + bend), np.sin(direction + bend)])
         line = np.round([base - along * width, joint, tip]).astype(np.int32)
         cv2.polylines(canvas, [line], False, 255, int(width * rng.uniform(1.5, 2.1)), cv2.LINE_AA)
     if rng.random() < 0.8:
         centre = palm - along * width * 2.2
-        cv2.ellipse(
-            canvas, (tuple(centre.tolist()), (width * 5.2, width * 7.2), float(np.rad2deg(heading))), 255, -1
-        )
+        cv2.ellipse(canvas, (tuple(centre.tolist()), (width * 5.2, width * 7.2), float(np.rad2deg(heading))), 255, -1)
         wrist = np.round([centre, centre - along * size * 2.5]).astype(np.int32)
         cv2.polylines(canvas, [wrist], False, 255, int(width * rng.uniform(3.5, 5)), cv2.LINE_AA)
     return _shrunk(canvas, size)
@@ -224,12 +217,8 @@ def _texture(rng: np.random.Generator, face: Image, donor: Image, landmarks: NDA
         ["flat", "noise", "donor", "donor_skin", "own_skin", "stripes"], p=[0.2, 0.14, 0.2, 0.18, 0.18, 0.1]
     )
     if kind == "donor":
-        turn = cv2.getRotationMatrix2D(
-            (size / 2, size / 2), float(rng.uniform(0, 360)), float(rng.uniform(1.0, 2.5))
-        )
-        return np.asarray(
-            cv2.warpAffine(donor, turn, (size, size), borderMode=cv2.BORDER_REFLECT_101), np.uint8
-        )
+        turn = cv2.getRotationMatrix2D((size / 2, size / 2), float(rng.uniform(0, 360)), float(rng.uniform(1.0, 2.5)))
+        return np.asarray(cv2.warpAffine(donor, turn, (size, size), borderMode=cv2.BORDER_REFLECT_101), np.uint8)
     if kind == "donor_skin":
         return _skin(rng, donor, landmarks)
     if kind == "own_skin":
@@ -252,9 +241,7 @@ def _plain_texture(rng: np.random.Generator, size: int, kind: str = "noise") -> 
         wave = np.sin(2 * np.pi * (x * np.cos(turn) + y * np.sin(turn)) / period) * rng.uniform(1, 6)
         blend = 1 / (1 + np.exp(-wave))
         if rng.random() < 0.4:
-            blend = blend * (
-                1 / (1 + np.exp(-np.sin(2 * np.pi * (y * np.cos(turn) - x * np.sin(turn)) / period) * 4))
-            )
+            blend = blend * (1 / (1 + np.exp(-np.sin(2 * np.pi * (y * np.cos(turn) - x * np.sin(turn)) / period) * 4)))
     else:
         blend = np.zeros((size, size))
         for cells in (4, 11, 32, size):
@@ -273,18 +260,14 @@ def _skin(rng: np.random.Generator, photo: Image, landmarks: NDArray[np.float32]
     x, y = np.clip(np.round(cheek).astype(int), reach, size - reach - 1)
     patch = photo[y - reach : y + reach, x - reach : x + reach]
     skin = cv2.resize(patch, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32)
-    coarse = cv2.resize(
-        rng.normal(1, 0.16, (5, 5)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
-    )
+    coarse = cv2.resize(rng.normal(1, 0.16, (5, 5)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     tone = np.exp(rng.normal(0, 0.1)) * np.exp(rng.normal(0, 0.03, 3))
     return (skin * coarse[..., None] * tone + rng.normal(0, 4, (size, size, 1))).clip(0, 255).astype(np.uint8)
 
 
 def _shade(rng: np.random.Generator, texture: Image) -> Image:
     size = texture.shape[0]
-    light = cv2.resize(
-        rng.normal(1, 0.2, (3, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
-    )
+    light = cv2.resize(rng.normal(1, 0.2, (3, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     return (texture * light[..., None]).clip(0, 255).astype(np.uint8)
 
 

@@ -72,9 +72,7 @@ class Scenes:
         centre = np.array([x0 + x1, y0 + y1]) / 2
         spread = max((x1 - x0) * 0.08, 2.0) / STRIDE
         y, x = np.mgrid[:CELLS, :CELLS]
-        distance = ((x + 0.5 - centre[0] / STRIDE) ** 2 + (y + 0.5 - centre[1] / STRIDE) ** 2) / (
-            2 * spread**2
-        )
+        distance = ((x + 0.5 - centre[0] / STRIDE) ** 2 + (y + 0.5 - centre[1] / STRIDE) ** 2) / (2 * spread**2)
         heat[:] = np.maximum(heat, np.exp(-distance))
         here = distance < 1
         cell = (np.stack([x, y]) + 0.5) * STRIDE
@@ -159,14 +157,12 @@ def main(
         return detection_loss(out.float(), {name: value.to(device) for name, value in sample.items()})
 
     optimizer = torch.optim.AdamW(models.parameters(), lr=2e-3, weight_decay=1e-2)
-    averaged = fit(
-        models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "detector.jsonl"
-    ).to("cpu")
+    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "detector.jsonl").to(
+        "cpu"
+    )
     best = averaged["detector"]
     assert isinstance(best, DetectionNet)
-    write_weights(
-        "detector", half(best), measure(best, faces), {"seed": seed, "minutes": minutes, "batch": batch}, out
-    )
+    write_weights("detector", half(best), measure(best, faces), {"seed": seed, "minutes": minutes, "batch": batch}, out)
 
 
 if __name__ == "__main__":

@@ -159,9 +159,7 @@ def vae(
         }
 
     optimizer = torch.optim.AdamW(models.parameters(), lr=2e-3, weight_decay=0.0)
-    averaged = fit(
-        models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "vae.jsonl", decay=0.99
-    )
+    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "vae.jsonl", decay=0.99)
     trained = averaged["vae"].to("cpu")
     held_out = next(batches(ReferenceSamples(faces, unused, held_out=True), size=64, seed=7, workers=0))
     with torch.no_grad():
@@ -206,17 +204,15 @@ def controlnet(
         sample = {name: value.to(device) for name, value in sample.items()}
         with torch.autocast(device, torch.bfloat16):
             predicted, clean = predict(models, scheduler, encode, sample)
-        weight = (
-            0.2 + 0.3 * sample["region"] + 2.0 * sample["alpha"] * sample["region"] + 0.3 * sample["alpha"]
-        )
+        weight = 0.2 + 0.3 * sample["region"] + 2.0 * sample["alpha"] * sample["region"] + 0.3 * sample["alpha"]
         weight = F.interpolate(weight[:, None], clean.shape[-2:], mode="area")
         difference = predicted.float() - clean
         return {"latents": (weight * (difference.abs() + 0.5 * difference.square())).mean()}
 
     optimizer = torch.optim.AdamW(models.parameters(), lr=1.5e-3, weight_decay=1e-3)
-    averaged = fit(
-        models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "controlnet.jsonl"
-    ).to("cpu")
+    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "controlnet.jsonl").to(
+        "cpu"
+    )
     metrics = measure(averaged, scheduler, autoencoder.to("cpu"), faces, parsing)
     save(averaged, scheduler, autoencoder, (out or WEIGHTS) / "inpainter")
     write_report("inpainter", metrics, {"seed": seed, "minutes": minutes, "batch": batch, "size": SIZE}, out)

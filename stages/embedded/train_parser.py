@@ -110,9 +110,7 @@ def main(
     best = averaged["parser"].to("cpu")
     assert isinstance(best, ParsingNet)
     metrics = {"clean": measure(best, faces, occluded=0.0), "occluded": measure(best, faces, occluded=1.0)}
-    write_weights(
-        "parser", parser_script(best), metrics, {"seed": seed, "minutes": minutes, "batch": batch}, out
-    )
+    write_weights("parser", parser_script(best), metrics, {"seed": seed, "minutes": minutes, "batch": batch}, out)
 
 
 if __name__ == "__main__":

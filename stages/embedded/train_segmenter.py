@@ -74,9 +74,7 @@ class PromptSamples:
                 parts, FACE_IDS
             )  # the part of a thing that lies in the face, as a thing of its own
             pick = int(rng.integers(len(choices) + 2))
-            targets.append(
-                choices[pick] if pick < len(choices) else inside if inside.sum() > 20 else targets[0]
-            )
+            targets.append(choices[pick] if pick < len(choices) else inside if inside.sum() > 20 else targets[0])
         return targets
 
     def _prompt(
@@ -129,9 +127,7 @@ def decode(sam: Sam, sample: dict[str, Tensor], *, boxes: bool) -> tuple[Tensor,
 
 def segmentation_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> dict[str, Tensor]:
     """Focal-free SAM loss: the single mask always, and the best of the three others; plus the predicted IoU."""
-    logits = F.interpolate(
-        logits.flatten(0, 1).float(), masks.shape[-2:], mode="bilinear", align_corners=False
-    )
+    logits = F.interpolate(logits.flatten(0, 1).float(), masks.shape[-2:], mode="bilinear", align_corners=False)
     truth = masks.flatten(0, 1)[:, None].expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((2, 3))
     p = logits.sigmoid()
@@ -196,12 +192,10 @@ def main(
 
     slow = list(encoder.trunk.parameters())
     fast = [p for p in sam.parameters() if all(p is not q for q in slow)]
-    optimizer = torch.optim.AdamW(
-        [{"params": fast, "lr": 8e-4}, {"params": slow, "lr": 3e-4}], weight_decay=1e-3
+    optimizer = torch.optim.AdamW([{"params": fast, "lr": 8e-4}, {"params": slow, "lr": 3e-4}], weight_decay=1e-3)
+    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "segmenter.jsonl").to(
+        "cpu"
     )
-    averaged = fit(
-        models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "segmenter.jsonl"
-    ).to("cpu")
     best = averaged["sam"]
     assert isinstance(best, Sam)
     write_weights(

@@ -44,9 +44,7 @@ def write_weights(
     write_report(name, metrics, recipe, out)
 
 
-def write_report(
-    name: str, metrics: Mapping[str, object], recipe: Mapping[str, object], out: Path | None
-) -> None:
+def write_report(name: str, metrics: Mapping[str, object], recipe: Mapping[str, object], out: Path | None) -> None:
     """Write NAME.json: the recipe's settings and what it measured on held-out faces."""
     report = {"recipe": dict(recipe), "metrics": dict(metrics)}
     folder = out or WEIGHTS

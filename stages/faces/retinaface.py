@@ -27,7 +27,9 @@ class RetinaFace:
         found = self.detector(pixels)
         order = found["scores"].argsort(descending=True).tolist() if len(found["scores"]) else []
         return [
-            Face(tuple(found["rects"][n].tolist()), float(found["scores"][n]), found["points"][n].double().cpu().numpy())
+            Face(
+                tuple(found["rects"][n].tolist()), float(found["scores"][n]), found["points"][n].double().cpu().numpy()
+            )
             for n in order
             if float(found["scores"][n]) >= min_score
         ]

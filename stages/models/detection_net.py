@@ -22,9 +22,7 @@ class DetectionNet(nn.Module):
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 96)) -> None:
         super().__init__()
         self.trunk = UNetTrunk(widths)
-        self.head = nn.Sequential(
-            nn.Conv2d(widths[1], widths[2], 3, padding=1), nn.SiLU(), nn.Conv2d(widths[2], 15, 1)
-        )
+        self.head = nn.Sequential(nn.Conv2d(widths[1], widths[2], 3, padding=1), nn.SiLU(), nn.Conv2d(widths[2], 15, 1))
         nn.init.constant_(cast("nn.Conv2d", self.head[2]).bias[:1], -4.0)  # type: ignore[index]
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -26,11 +26,7 @@ class ParsingNet(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """B×3×H×W in 0..1 → B×19×H×W logits, and the empty second output of the FaRL files."""
-        small = F.interpolate(
-            images, size=(self.size, self.size), mode="bilinear", antialias=True, align_corners=False
-        )
+        small = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
         logits = self.logits(small * 2 - 1)
         height, width = images.shape[-2], images.shape[-1]
-        return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False), torch.empty(
-            0
-        )
+        return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False), torch.empty(0)

@@ -65,9 +65,7 @@ def build_vit_sam(
     return _assemble(encoder, img_size, img_size // patch_size, out_chans, mlp_dim=2048, heads=8)
 
 
-def _assemble(
-    encoder: nn.Module, img_size: int, tokens: int, embed_dim: int, *, mlp_dim: int, heads: int
-) -> Sam:
+def _assemble(encoder: nn.Module, img_size: int, tokens: int, embed_dim: int, *, mlp_dim: int, heads: int) -> Sam:
     prompt_encoder = PromptEncoder(
         embed_dim=embed_dim, image_embedding_size=(tokens, tokens), input_image_size=(img_size, img_size),
         mask_in_chans=16,

@@ -1,0 +1,74 @@
+"""Running shards one after the other, and what every scheduler does around one shard."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from pipeline.devices import resolve
+from stages.base import RunShard, ShardReport, ShardTask, StageContext
+from stages.errors import ConfigError, RetryableError, ShardError
+
+MAX_TRIES = 4
+
+OnReport = Callable[[ShardReport], None]
+log = logging.getLogger(__name__)
+
+
+def run_serial(
+    run_shard: RunShard, tasks: Sequence[ShardTask], context: StageContext, on_report: OnReport
+) -> list[ShardReport]:
+    """Run all shards in this process.
+
+    Args:
+        run_shard: the stage.
+        tasks: the shards to run.
+        context: what they share; the batch size is a first try.
+        on_report: called with each report as it comes.
+
+    Returns:
+        The reports in the order of ``tasks``.
+
+    Raises:
+        ConfigError: from the stage; no shard could do better.
+    """
+    reports = []
+    for task in tasks:
+        reports.append(attempt(run_shard, task, context))
+        on_report(reports[-1])
+    return reports
+
+
+def attempt(run_shard: RunShard, task: ShardTask, context: StageContext) -> ShardReport:
+    """Run one shard: half the batch after a :class:`RetryableError`, a report with an error after any other.
+
+    Raises:
+        ConfigError: from the stage; no shard could do better.
+    """
+    context = replace(context, device=resolve(context.device))
+    try:
+        return _with_retries(run_shard, task, context)
+    except ConfigError:
+        raise
+    except (ShardError, RetryableError) as error:
+        log.error("%s, shard %d: %s", task.stage, task.shard, error)  # noqa: TRY400  (known: no traceback)
+        return failure(task, error)
+    except Exception as error:  # the boundary: one broken shard must not stop the others
+        log.exception("%s, shard %d: unexpected error", task.stage, task.shard)
+        return failure(task, error)
+
+
+def _with_retries(run_shard: RunShard, task: ShardTask, context: StageContext) -> ShardReport:
+    for _ in range(MAX_TRIES - 1):
+        try:
+            return run_shard(task, context)
+        except RetryableError as error:
+            context = replace(context, batch_size=max(1, context.batch_size // 2))
+            log.warning("%s, shard %d: %s; again with a batch of %d", task.stage, task.shard, error,
+                        context.batch_size)  # fmt: skip
+    return run_shard(task, context)
+
+
+def failure(task: ShardTask, error: BaseException) -> ShardReport:
+    """The report of a shard that did not come through: the kind of error and its first line."""
+    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+    return ShardReport(task.stage, task.shard, error=f"{type(error).__name__}: {reason}")

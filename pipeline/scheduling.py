@@ -1,0 +1,122 @@
+"""Running shards on Dask: a cluster of local processes, or a scheduler that is already there.
+
+The only module that imports Dask. Tasks and reports of a few hundred bytes cross the wire, nothing else.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import dask
+from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed
+
+from pipeline.devices import Place
+from pipeline.runner import OnReport, attempt, failure
+from stages.base import RunShard, ShardReport, ShardTask, StageContext
+from stages.errors import ConfigError, ShardError
+
+CONNECT_SECONDS = 30
+LOCAL_CPU = (Place("cpu"), Place("cpu"))
+
+
+def run_dask(
+    run_shard: RunShard,
+    tasks: Sequence[ShardTask],
+    context: StageContext,
+    on_report: OnReport,
+    *,
+    places: Sequence[Place] = LOCAL_CPU,
+    address: str | None = None,
+) -> list[ShardReport]:
+    """Run all shards on workers; the same contract as :func:`pipeline.runner.run_serial`.
+
+    As many shards are in flight as there are worker threads. More would be put on workers ahead of time, and
+    then a shard that kills its worker would take its neighbours' retries with it; tasks are too small for a
+    head start to be worth that.
+
+    Args:
+        run_shard: the stage; importable on the workers.
+        tasks: the shards to run.
+        context: what they share.
+        on_report: called in this process with each report as it comes.
+        places: the local worker processes, without ``address``.
+        address: a running scheduler, ``tcp://host:port``.
+
+    Returns:
+        The reports in the order of ``tasks``. A shard whose worker died more often than
+        ``distributed.scheduler.allowed-failures`` gets a report with an error.
+
+    Raises:
+        ConfigError: from the stage, or no scheduler answers at ``address``.
+    """
+    done: dict[ShardTask, ShardReport] = {}
+    waiting = list(reversed(tasks))
+    with _client(places, address) as client:
+        flying: dict[Future, ShardTask] = {}
+        queue = as_completed()
+        while waiting or flying:
+            threads = sum(client.nthreads().values())
+            while waiting and len(flying) < max(1, threads):
+                task = waiting.pop()
+                future = client.submit(attempt, run_shard, task, context, pure=False)
+                flying[future] = task
+                queue.add(future)
+            future = next(queue)
+            task = flying.pop(future)
+            done[task] = _outcome(future, task)
+            on_report(done[task])
+    return [done[task] for task in tasks]
+
+
+def _outcome(future: Future, task: ShardTask) -> ShardReport:
+    if future.status == "finished":
+        report: ShardReport = future.result()
+        return report
+    error = future.exception() if future.status == "error" else ShardError("the scheduler lost it")
+    if isinstance(error, ConfigError):
+        raise error
+    return failure(task, error)
+
+
+@contextmanager
+def _client(places: Sequence[Place], address: str | None) -> Iterator[Client]:
+    if address:
+        try:
+            client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--scheduler {address}: no Dask scheduler answers there ({error})") from error
+        with client:
+            try:
+                client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+            except TimeoutError as error:
+                raise ConfigError(f"--scheduler {address}: it has no workers") from error
+            yield client
+        return
+    with _local_cluster(places) as cluster, Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(len(places))
+        yield client
+
+
+def _local_cluster(places: Sequence[Place]) -> SpecCluster:
+    """One process per place. A worker has one thread for shards; its libraries share out the cores."""
+    threads = dict(places[0].environment).get("OMP_NUM_THREADS", "1")
+    # Thread counts are read when a library loads, which is before a worker's own environment applies.
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names})
+    address = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard": False, "dashboard_address": None}
+    workers = {
+        number: {
+            "cls": Nanny,
+            "options": {
+                **address,
+                "nthreads": 1,
+                "env": dict(place.environment),
+                # Models are no memory that Dask could spill: a limit would only kill workers that still work.
+                "memory_limit": 0,
+                "silence_logs": logging.ERROR,
+            },
+        }
+        for number, place in enumerate(places)
+    }
+    scheduler = {"cls": Scheduler, "options": {**address, "port": 0}}
+    return SpecCluster(workers, scheduler, silence_logs=logging.ERROR, name="s3pot-batch")

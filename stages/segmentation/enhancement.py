@@ -1,0 +1,70 @@
+"""Feature Enhancement (FE): token contrast, an initial prompt, and prompt-conditioned features. Nothing is trained."""
+
+from dataclasses import dataclass
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """What FE gives for one pair."""
+
+    contrast: Tensor
+    """T×T float32, cosine of raw and reference tokens: 1 where they agree."""
+    initial: Tensor
+    """2 float32, (x, y) of the initial positive point in the segmenter's input pixels."""
+    raw: Tensor
+    """T²×C float32, prompt-conditioned features F(I)."""
+    reference: Tensor
+    """T²×C float32, prompt-conditioned features F(R)."""
+
+
+def token_centres(sam: Sam, tokens: int) -> Tensor:
+    """T²×2 (x, y) of the tokens' centres in the segmenter's input pixels, row by row."""
+    stride = sam.image_encoder.img_size / tokens
+    at = (torch.arange(tokens, dtype=torch.float32) + 0.5) * stride
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    return torch.stack([x, y], -1).reshape(-1, 2)
+
+
+def token_region(region: Tensor, tokens: int) -> Tensor:
+    """Sample an S×S bool region at the centres of T×T tokens → T×T bool."""
+    at = ((torch.arange(tokens) + 0.5) * region.shape[-1] / tokens).long()
+    return region[at][:, at]
+
+
+def enhance(sam: Sam, raw: Tensor, reference: Tensor, inside: Tensor) -> Enhanced:
+    """Contrast the tokens, prompt with the best-agreeing one, and let the decoder's transformer attend to it.
+
+    Args:
+        sam: the frozen segmenter.
+        raw: C×T×T tokens E(I).
+        reference: C×T×T tokens E(R).
+        inside: T×T bool, M at the token centres; at least one is true.
+
+    Raises:
+        ValueError: no token lies inside M.
+    """
+    if not inside.any():
+        raise ValueError("the face region holds no token")
+    contrast = F.cosine_similarity(raw, reference, dim=0)
+    best = contrast.masked_fill(~inside, -torch.inf).argmax()
+    initial = token_centres(sam, raw.shape[-1]).to(raw.device)[best]
+    features = attended(sam, torch.stack([raw, reference]), initial)
+    return Enhanced(contrast, initial, features[0], features[1])
+
+
+def attended(sam: Sam, tokens: Tensor, point: Tensor) -> Tensor:
+    """B×C×T×T tokens and one positive point → B×T²×C: the second output of the decoder's two-way transformer."""
+    b = len(tokens)
+    coords, labels = point.expand(b, 1, 2), point.new_ones(b, 1)
+    sparse, dense = sam.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
+    decoder = sam.mask_decoder
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    queries = torch.cat([own.expand(b, -1, -1), sparse], dim=1)
+    position = sam.prompt_encoder.get_dense_pe().expand(b, -1, -1, -1)
+    features: Tensor = decoder.transformer(tokens + dense, position, queries)[1]
+    return features

@@ -1,0 +1,107 @@
+"""Serial and Dask runners have one contract: every test of the class below holds for both."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.devices import Place
+from pipeline.runner import run_serial
+from pipeline.scheduling import run_dask
+from stages.base import RunShard, ShardReport, ShardTask, StageContext
+from stages.errors import ConfigError
+from stages.models.profiles import PartSpec, Profile
+from stages.settings import Settings
+from tests.pipeline import toy_stage
+
+PROFILE = Profile("toy", *(PartSpec("toy") for _ in range(5)))
+CONTEXT = StageContext(PROFILE, Settings(), fingerprint="f", device="cpu", batch_size=8)
+PLACES = tuple(
+    Place("cpu", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "1"))) for card in ("", "")
+)
+
+Runner = Callable[[RunShard, list[ShardTask], StageContext, Callable[[ShardReport], None]], list[ShardReport]]
+
+
+def tasks(run: Path, count: int = 3) -> list[ShardTask]:
+    return [ShardTask("toy", run, shard) for shard in range(count)]
+
+
+class RunnerContract:
+    run: Runner
+
+    def test_reports_come_back_in_order_and_each_is_streamed(self, tmp_path):
+        seen: list[ShardReport] = []
+        reports = self.run(toy_stage.works, tasks(tmp_path, 5), CONTEXT, seen.append)
+        assert [report.shard for report in reports] == [0, 1, 2, 3, 4]
+        assert all(report.ok == 2 and report.error is None for report in reports)
+        assert sorted(seen, key=lambda report: report.shard) == reports
+
+    def test_nothing_to_do(self, tmp_path):
+        assert self.run(toy_stage.works, [], CONTEXT, print) == []
+
+    @pytest.mark.parametrize(
+        ("stage", "reason"),
+        [
+            (toy_stage.second_fails, "ShardError: the array is gone"),
+            (toy_stage.second_breaks, "ZeroDivisionError: first line"),
+        ],
+    )
+    def test_a_failed_shard_is_reported_and_the_others_go_on(self, tmp_path, stage, reason):
+        reports = self.run(stage, tasks(tmp_path), CONTEXT, lambda _: None)
+        assert [report.error for report in reports] == [None, reason, None]
+        assert [report.ok for report in reports] == [2, 0, 2]
+
+    def test_batch_is_halved_until_it_fits(self, tmp_path):
+        (report,) = self.run(toy_stage.only_small_batches, tasks(tmp_path, 1), CONTEXT, lambda _: None)
+        assert report.items == 2
+
+    def test_retries_are_bounded(self, tmp_path):
+        (report,) = self.run(toy_stage.never_fits, tasks(tmp_path, 1), CONTEXT, lambda _: None)
+        assert report.error == "RetryableError: out of memory"
+        assert (tmp_path / "tries-0").read_text().split() == ["8", "4", "2", "1"]
+
+    def test_a_wrong_configuration_stops_everything(self, tmp_path):
+        with pytest.raises(ConfigError, match="the weights are missing"):
+            self.run(toy_stage.misconfigured, tasks(tmp_path), CONTEXT, lambda _: None)
+
+
+class TestSerial(RunnerContract):
+    run = staticmethod(run_serial)
+
+
+class TestDask(RunnerContract):
+    @staticmethod
+    def run(run_shard, shard_tasks, context, on_report):
+        return run_dask(run_shard, shard_tasks, context, on_report, places=PLACES)
+
+    def test_a_shard_that_kills_its_worker_ends_as_a_report(self, tmp_path):
+        reports = self.run(toy_stage.second_kills_its_worker, tasks(tmp_path, 4), CONTEXT, lambda _: None)
+        assert [report.ok for report in reports] == [2, 0, 2, 2]
+        assert reports[1].error.startswith("KilledWorker: ")
+
+    def test_each_worker_has_its_own_card_and_threads(self, tmp_path):
+        places = [
+            Place("cuda:0", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "3"))) for card in ("4", "7")
+        ]
+        reports = run_dask(
+            toy_stage.tells_environment, tasks(tmp_path, 12), CONTEXT, lambda _: None, places=places
+        )
+        assert {report.error for report in reports} == {"4 3", "7 3"}
+
+    def test_an_absent_scheduler_is_a_configuration_error(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("pipeline.scheduling.CONNECT_SECONDS", 1)
+        started = time.monotonic()
+        with pytest.raises(ConfigError, match="no Dask scheduler answers"):
+            run_dask(toy_stage.works, tasks(tmp_path), CONTEXT, print, address="tcp://127.0.0.1:9")
+        assert time.monotonic() - started < 20
+
+    def test_a_running_scheduler_is_used(self, tmp_path):
+        from pipeline.scheduling import _local_cluster
+
+        with _local_cluster(PLACES) as cluster:
+            reports = run_dask(
+                toy_stage.works, tasks(tmp_path), CONTEXT, lambda _: None, address=cluster.scheduler_address
+            )
+        assert [report.ok for report in reports] == [2, 2, 2]

@@ -1,0 +1,62 @@
+"""Toy stages that a worker process can import."""
+
+import os
+import signal
+import time
+
+from stages.base import ShardReport, ShardTask, StageContext
+from stages.errors import ConfigError, RetryableError, ShardError
+
+
+def report(task: ShardTask, items: int = 2) -> ShardReport:
+    return ShardReport(task.stage, task.shard, items=items, ok=items)
+
+
+def works(task: ShardTask, context: StageContext) -> ShardReport:
+    assert context.device == "cpu"
+    return report(task)
+
+
+def second_fails(task: ShardTask, context: StageContext) -> ShardReport:
+    if task.shard == 1:
+        raise ShardError("the array is gone")
+    return report(task)
+
+
+def second_breaks(task: ShardTask, context: StageContext) -> ShardReport:
+    if task.shard == 1:
+        raise ZeroDivisionError("first line\nsecond line")
+    return report(task)
+
+
+def only_small_batches(task: ShardTask, context: StageContext) -> ShardReport:
+    if context.batch_size > 2:
+        raise RetryableError("out of memory")
+    return report(task, items=context.batch_size)
+
+
+def never_fits(task: ShardTask, context: StageContext) -> ShardReport:
+    with (task.run / f"tries-{task.shard}").open("a") as file:
+        file.write(f"{context.batch_size}\n")
+    raise RetryableError("out of memory")
+
+
+def misconfigured(task: ShardTask, context: StageContext) -> ShardReport:
+    raise ConfigError("the weights are missing; pull them")
+
+
+def second_kills_its_worker(task: ShardTask, context: StageContext) -> ShardReport:
+    if task.shard == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return report(task)
+
+
+def waits(task: ShardTask, context: StageContext) -> ShardReport:
+    (task.run / f"started-{task.shard}").touch()
+    time.sleep(60)
+    return report(task)
+
+
+def tells_environment(task: ShardTask, context: StageContext) -> ShardReport:
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+    return ShardReport(task.stage, task.shard, error=" ".join(os.environ.get(name, "?") for name in names))
