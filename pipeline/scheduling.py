@@ -53,7 +53,7 @@ def run_dask(
     waiting = list(reversed(tasks))
     with _client(places, address) as client:
         flying: dict[Future, ShardTask] = {}
-        queue = as_completed()
+        queue = as_completed(loop=client.loop)
         while waiting or flying:
             threads = sum(client.nthreads().values())
             while waiting and len(flying) < max(1, threads):

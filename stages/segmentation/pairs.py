@@ -1,0 +1,42 @@
+"""Raw and reference pairs from Zarr, encoded once. Nothing here can reach a ground-truth mask."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from segment_anything.modeling import Sam
+
+from stages import store
+from stages.models.sam import encode
+from stages.segmentation.network import S3POT, Prompted
+
+STORE = "references.zarr"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One face's two pictures and its region: ``raw``, ``reference`` S×S×3 uint8 and ``region`` S×S bool tensors."""
+
+    row: int
+    raw: torch.Tensor
+    reference: torch.Tensor
+    region: torch.Tensor
+
+
+def read_pair(run: Path, row: int) -> Pair:
+    """Read one Zarr row of stage one's answer."""
+    raw, reference, region = (
+        torch.from_numpy(np.asarray(store.read_rows(run, STORE, name, [row])[0]))
+        for name in ("raw", "reference", "region")
+    )
+    return Pair(row, raw, reference, region.bool())
+
+
+def prompt_pair(network: S3POT, sam: Sam, pair: Pair) -> Prompted | None:
+    """Encode a pair and find its prompts; ``None`` where the face region is smaller than a token."""
+    tokens = encode(sam, torch.stack([pair.raw, pair.reference]))
+    try:
+        return network.prompt(tokens[0], tokens[1], pair.region.to(tokens.device))
+    except ValueError:
+        return None
