@@ -37,15 +37,11 @@ def read_manifest(path: Path, limit: int | None = None) -> Manifest:
         ManifestError: naming the row (counted from 0) and the column.
     """
     if not path.is_file():
-        raise ManifestError(
-            f"{path}: no such manifest; build one with: s3pot-batch index PHOTOS --out {path}"
-        )
+        raise ManifestError(f"{path}: no such manifest; build one with: s3pot-batch index PHOTOS --out {path}")
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
-        raise ManifestError(
-            f"{path}: not a Parquet file ({error}); convert a CSV with: s3pot-batch index"
-        ) from error
+        raise ManifestError(f"{path}: not a Parquet file ({error}); convert a CSV with: s3pot-batch index") from error
     table = table.slice(0, limit) if limit is not None else table
     _check_columns(path, table)
     folder = path.parent.resolve()
@@ -63,9 +59,7 @@ def read_manifest(path: Path, limit: int | None = None) -> Manifest:
 
 def _check_columns(path: Path, table: pa.Table) -> None:
     if "image" not in table.column_names:
-        raise ManifestError(
-            f"{path}: no column image; it has {', '.join(table.column_names) or 'no columns'}"
-        )
+        raise ManifestError(f"{path}: no column image; it has {', '.join(table.column_names) or 'no columns'}")
     if not table.num_rows:
         raise ManifestError(f"{path}: the manifest has no rows")
     repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
@@ -103,9 +97,7 @@ def _image_ids(path: Path, table: pa.Table, folder: Path, images: Sequence[str])
         if not name:
             raise ManifestError(f"{path}: row {row}, column image_id: empty; drop the column or fill it")
         if name in seen:
-            raise ManifestError(
-                f"{path}: row {row}, column image_id: {name} is also row {seen[name]}; make it unique"
-            )
+            raise ManifestError(f"{path}: row {row}, column image_id: {name} is also row {seen[name]}; make it unique")
         seen[name] = row
     return tuple(seen)
 
@@ -113,8 +105,7 @@ def _image_ids(path: Path, table: pa.Table, folder: Path, images: Sequence[str])
 def _derived_ids(folder: Path, images: Sequence[str]) -> tuple[str, ...]:
     """The path without its suffix; rows that share one keep the suffix, and repeated rows get a number."""
     stems = [
-        str(Path(image).relative_to(folder)) if image.startswith(f"{folder}{os.sep}") else image
-        for image in images
+        str(Path(image).relative_to(folder)) if image.startswith(f"{folder}{os.sep}") else image for image in images
     ]
     short = [str(PurePosixPath(stem).with_suffix("")) for stem in stems]
     count = {name: short.count(name) for name in set(short)} if len(set(short)) < len(short) else {}
@@ -162,9 +153,7 @@ def items_path(run: Path, stage: str, shard: int) -> Path:
     return run / "items" / stage / f"{shard:05d}.parquet"
 
 
-def write_items(
-    run: Path, stage: str, shard: int, rows: Sequence[Mapping[str, object]], fingerprint: str
-) -> None:
+def write_items(run: Path, stage: str, shard: int, rows: Sequence[Mapping[str, object]], fingerprint: str) -> None:
     """Write a finished shard's rows; this file is the shard's completion marker and is written last."""
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=ITEMS)
     write_parquet(table, items_path(run, stage, shard), {"fingerprint": fingerprint, "stage": stage})
@@ -194,7 +183,4 @@ def shard_is_done(run: Path, stage: str, shard: int, fingerprint: str) -> bool:
 
 def counts(table: pa.Table) -> dict[str, int]:
     """How many rows of an items or answer table have which status."""
-    return {
-        entry["values"]: entry["counts"]
-        for entry in pc.value_counts(table["status"].combine_chunks()).to_pylist()
-    }
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(table["status"].combine_chunks()).to_pylist()}

@@ -72,9 +72,7 @@ def settle_plan(manifest: Manifest, run: Path, *, shard_size: int, max_faces: in
         return plan
     plan = read_plan(run)
     if plan.manifest_digest != manifest.digest:
-        raise ManifestError(
-            f"{run} was planned for other photos than {manifest.path} lists; use another --run"
-        )
+        raise ManifestError(f"{run} was planned for other photos than {manifest.path} lists; use another --run")
     if plan.max_faces != max_faces:
         raise ManifestError(
             f"{run} was planned with faces.max_faces = {plan.max_faces}, not {max_faces}; use another --run"

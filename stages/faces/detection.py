@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
-from torchvision.ops import nms
 
 from stages.models.detection_net import STRIDE, UNIT, DetectionNet
+
+
+CLOSER = 0.85
 
 
 @dataclass(frozen=True)
@@ -39,19 +41,21 @@ class HeatmapDetector:
 
     @torch.inference_mode()
     def detect(self, photo: NDArray[np.uint8], min_score: float) -> list[Face]:
-        """H×W×3 uint8 RGB → faces, best first; boxes that overlap by more than 40 % are one face."""
-        boxes, scores, landmarks = [], [], []
-        for side in self.sides:
+        """H×W×3 uint8 RGB → faces, best first; of boxes that share more than 40 % of the smaller one, the best stays."""
+        found: list[Face] = []
+        for look, side in enumerate(self.sides):
             scale = side / max(photo.shape[:2])
-            if scale > 2 and boxes:
-                continue  # a tiny photo has no more to show
-            found = self._look(photo, scale, min_score)
-            boxes.append(found[0] / scale)
-            scores.append(found[1])
-            landmarks.append(found[2] / scale)
-        box, score, points = torch.cat(boxes), torch.cat(scores), torch.cat(landmarks)
-        kept = nms(box, score, 0.4).tolist()
-        return [Face(tuple(box[k].tolist()), float(score[k]), points[k].double().numpy()) for k in kept]
+            boxes, scores, landmarks = self._look(photo, scale, min_score)
+            # Seen closer, a large face falls apart into face-like pieces: a closer look has to be surer.
+            found += [
+                Face(tuple((box / scale).tolist()), float(score) * CLOSER**look, (points / scale).double().numpy())
+                for box, score, points in zip(boxes, scores, landmarks, strict=True)
+            ]
+        kept: list[Face] = []
+        for face in sorted(found, key=lambda face: -face.score):
+            if face.score >= min_score and all(shared(face.bbox, other.bbox) < 0.4 for other in kept):
+                kept.append(face)
+        return kept
 
     def _look(
         self, photo: NDArray[np.uint8], scale: float, min_score: float
@@ -69,3 +73,11 @@ class HeatmapDetector:
         boxes = torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], 1)
         landmarks = out[5:, y, x].T.reshape(-1, 5, 2) * UNIT + centre[:, None]
         return boxes, heat[y, x], landmarks
+
+
+def shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Intersection of two boxes over the smaller one's area."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return max(width, 0.0) * max(height, 0.0) / max(smaller, 1e-6)

@@ -81,7 +81,7 @@ class ControlNetInpainter:
         shown = torch.where(hole > 0, torch.tensor(127 / 255), photo) if hide else photo
         condition = torch.cat([parts, shown], 1) if self.six_channels else parts
         result = self.pipeline(
-            image=photo * 2 - 1, mask_image=hole, control_image=condition, height=self.size, width=self.size,
+            image=photo, mask_image=hole, control_image=condition, height=self.size, width=self.size,
             num_inference_steps=settings.steps, strength=settings.strength, guidance_scale=settings.guidance_scale,
             controlnet_conditioning_scale=settings.conditioning_scale, generator=generators, output_type="pt",
             **self._text(len(frames)),

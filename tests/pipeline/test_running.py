@@ -17,9 +17,7 @@ from tests.pipeline import toy_stage
 
 PROFILE = Profile("toy", *(PartSpec("toy") for _ in range(5)))
 CONTEXT = StageContext(PROFILE, Settings(), fingerprint="f", device="cpu", batch_size=8)
-PLACES = tuple(
-    Place("cpu", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "1"))) for card in ("", "")
-)
+PLACES = tuple(Place("cpu", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "1"))) for card in ("", ""))
 
 Runner = Callable[[RunShard, list[ShardTask], StageContext, Callable[[ShardReport], None]], list[ShardReport]]
 
@@ -82,12 +80,8 @@ class TestDask(RunnerContract):
         assert reports[1].error.startswith("KilledWorker: ")
 
     def test_each_worker_has_its_own_card_and_threads(self, tmp_path):
-        places = [
-            Place("cuda:0", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "3"))) for card in ("4", "7")
-        ]
-        reports = run_dask(
-            toy_stage.tells_environment, tasks(tmp_path, 12), CONTEXT, lambda _: None, places=places
-        )
+        places = [Place("cuda:0", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "3"))) for card in ("4", "7")]
+        reports = run_dask(toy_stage.tells_environment, tasks(tmp_path, 12), CONTEXT, lambda _: None, places=places)
         assert {report.error for report in reports} == {"4 3", "7 3"}
 
     def test_an_absent_scheduler_is_a_configuration_error(self, tmp_path, monkeypatch):
