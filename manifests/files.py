@@ -1,9 +1,12 @@
 """Reading manifests, and the files that a run writes: always whole, never half."""
 
 import hashlib
+import math
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.errors import ManifestError
-from manifests.schema import ANSWER, ITEMS, SCHEMA_VERSION
+from manifests.schema import ITEM_SCHEMA, SCHEMA_VERSION, SEGMENTS, STATUSES
+
+REDO = "delete it and run the command again"
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Manifest:
     bboxes: tuple[tuple[float, ...] | None, ...]
     landmarks: tuple[tuple[float, ...] | None, ...]
     digest: str
-    """SHA-256 of everything above: another list of photos is another run."""
+    """SHA-256 (hex) of images, ids, boxes and landmarks: another list of photos is another run."""
 
 
 def read_manifest(path: Path, limit: int | None = None) -> Manifest:
@@ -38,21 +43,17 @@ def read_manifest(path: Path, limit: int | None = None) -> Manifest:
     """
     if not path.is_file():
         raise ManifestError(f"{path}: no such manifest; build one with: s3pot-batch index PHOTOS --out {path}")
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise ManifestError(f"{path}: not a Parquet file ({error}); convert a CSV with: s3pot-batch index") from error
+    table = read_table(path, "convert a CSV with: s3pot-batch index")
     table = table.slice(0, limit) if limit is not None else table
     _check_columns(path, table)
     folder = path.parent.resolve()
-    names = table["image"].to_pylist()
-    images = tuple(_location(path, folder, row, name) for row, name in enumerate(names))
+    images = tuple(_location(path, folder, row, name) for row, name in enumerate(table["image"].to_pylist()))
     image_ids = _image_ids(path, table, folder, images)
-    bboxes = tuple(_numbers(path, table, "bbox", row, 4) for row in range(len(names)))
+    bboxes = _numbers(path, table, "bbox", count=4, levels=1)
     for row, bbox in enumerate(bboxes):
         if bbox and not (bbox[0] < bbox[2] and bbox[1] < bbox[3]):
             raise ManifestError(f"{path}: row {row}, column bbox: {bbox} is not x0 < x1, y0 < y1")
-    landmarks = tuple(_numbers(path, table, "landmarks", row, 10) for row in range(len(names)))
+    landmarks = _numbers(path, table, "landmarks", count=10, levels=2)
     content = repr((images, image_ids, bboxes, landmarks)).encode()
     return Manifest(path, table, images, image_ids, bboxes, landmarks, hashlib.sha256(content).hexdigest())
 
@@ -65,7 +66,7 @@ def _check_columns(path: Path, table: pa.Table) -> None:
     repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if repeated:
         raise ManifestError(f"{path}: column {repeated[0]} occurs twice; rename one")
-    taken = sorted(set(table.column_names) & set(ANSWER.names))
+    taken = sorted(set(table.column_names) & set(SEGMENTS.names))
     if taken:
         raise ManifestError(f"{path}: column {taken[0]} is a name of the answer's; rename it")
     for name in ("image", "image_id"):
@@ -104,48 +105,87 @@ def _image_ids(path: Path, table: pa.Table, folder: Path, images: Sequence[str])
 
 def _derived_ids(folder: Path, images: Sequence[str]) -> tuple[str, ...]:
     """The path without its suffix; rows that share one keep the suffix, and repeated rows get a number."""
-    stems = [
-        str(Path(image).relative_to(folder)) if image.startswith(f"{folder}{os.sep}") else image for image in images
-    ]
-    short = [str(PurePosixPath(stem).with_suffix("")) for stem in stems]
-    count = {name: short.count(name) for name in set(short)} if len(set(short)) < len(short) else {}
-    seen: set[str] = set()
-    names = []
-    for stem, brief in zip(stems, short, strict=True):
-        name = stem if count.get(brief, 1) > 1 else brief
-        base, n = name, 1
-        while name in seen:
-            n += 1
-            name = f"{base}#{n}"
-        seen.add(name)
-        names.append(name)
-    return tuple(names)
+    names = [image.removeprefix(f"{folder}{os.sep}") for image in images]
+    briefs = [os.path.splitext(name)[0] for name in names]  # noqa: PTH122  (pathlib would turn s3:// into s3:/)
+    alike, used = Counter(briefs), Counter[str]()
+    ids: dict[str, None] = {}
+    for name, brief in zip(names, briefs, strict=True):
+        base = candidate = name if alike[brief] > 1 else brief
+        while candidate in ids:
+            used[base] += 1
+            candidate = f"{base}#{used[base] + 1}"
+        ids[candidate] = None
+    return tuple(ids)
 
 
-def _numbers(path: Path, table: pa.Table, column: str, row: int, count: int) -> tuple[float, ...] | None:
-    value = table[column][row].as_py() if column in table.column_names else None
-    if value is None:
-        return None
+def _numbers(
+    path: Path, table: pa.Table, column: str, *, count: int, levels: int
+) -> tuple[tuple[float, ...] | None, ...]:
+    """Each row's ``count`` numbers, or None; with two ``levels``, pairs of numbers are flattened."""
+    if column not in table.column_names:
+        return (None,) * table.num_rows
+    kind, depth = table.schema.field(column).type, 0
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    if not pa.types.is_null(kind) and not (_is_number(kind) and 1 <= depth <= levels):
+        found = table.schema.field(column).type
+        raise ManifestError(f"{path}: column {column} is {found}, not a list of {count} numbers")
+    rows: list[tuple[float, ...] | None] = []
+    for row, value in enumerate(table[column].to_pylist()):
+        if value is None:
+            rows.append(None)
+            continue
+        pairs = [list(pair or ()) for pair in value] if depth > 1 else []
+        flat = [number for pair in pairs for number in pair] if depth > 1 else value
+        uneven = any(len(pair) != 2 for pair in pairs)
+        if uneven or len(flat) != count or any(number is None or not math.isfinite(number) for number in flat):
+            raise ManifestError(f"{path}: row {row}, column {column}: {value} is not {count} finite numbers")
+        rows.append(tuple(float(number) for number in flat))
+    return tuple(rows)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def read_table(path: Path, advice: str = REDO) -> pa.Table:
+    """Read one Parquet file whole.
+
+    Raises:
+        ManifestError: it cannot be read; the text ends with ``advice``.
+    """
     try:
-        flat = [float(x) for part in value for x in (part if isinstance(part, list) else [part])]
-    except (TypeError, ValueError):
-        flat = []
-    if len(flat) != count or not all(abs(x) < float("inf") for x in flat):
-        raise ManifestError(f"{path}: row {row}, column {column}: {value} is not {count} finite numbers")
-    return tuple(flat)
+        return pq.read_table(path, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error, advice) from error
 
 
-def write_parquet(table: pa.Table, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write ``table`` under a temporary name and move it into place, so that no reader sees half a file."""
+def _unreadable(path: Path, error: Exception, advice: str) -> ManifestError:
+    return ManifestError(f"{path}: not a Parquet file that can be read ({' '.join(str(error).split())}); {advice}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, moved into place at the end, so that no reader sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    merged = {**(table.schema.metadata or {}), b"schema_version": str(SCHEMA_VERSION).encode()}
-    merged |= {key.encode(): value.encode() for key, value in (metadata or {}).items()}
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        pq.write_table(table.replace_schema_metadata(merged), temporary, compression="zstd")
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_parquet(table: pa.Table, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write ``table`` with ``metadata`` and the schema's version, whole or not at all."""
+    with replacing(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(describe(table, metadata)), temporary, compression="zstd")
+
+
+def describe(table: pa.Table, metadata: Mapping[str, str] | None = None) -> dict[bytes, bytes]:
+    """The metadata of a file that holds ``table``: its own, the schema's version, and ``metadata``."""
+    added = {"schema_version": str(SCHEMA_VERSION), **(metadata or {})}
+    return {**(table.schema.metadata or {}), **{key.encode(): value.encode() for key, value in added.items()}}
 
 
 def items_path(run: Path, stage: str, shard: int) -> Path:
@@ -154,26 +194,45 @@ def items_path(run: Path, stage: str, shard: int) -> Path:
 
 
 def write_items(run: Path, stage: str, shard: int, rows: Sequence[Mapping[str, object]], fingerprint: str) -> None:
-    """Write a finished shard's rows; this file is the shard's completion marker and is written last."""
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=ITEMS)
+    """Write a finished shard's rows; this file is the shard's completion marker and is written last.
+
+    Raises:
+        ValueError: a row has an unknown column or status. (Arrow alone would drop the column in silence.)
+    """
+    for row in rows:
+        unknown = sorted(set(row) - set(ITEM_SCHEMA.names))
+        if unknown or row.get("status") not in STATUSES:
+            found = f"column {unknown[0]}" if unknown else f"status {row.get('status')!r}"
+            raise ValueError(f"{stage}, shard {shard}, photo {row.get('image_id')}: unknown {found}")
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=ITEM_SCHEMA)
     write_parquet(table, items_path(run, stage, shard), {"fingerprint": fingerprint, "stage": stage})
 
 
 def read_items(run: Path, stage: str, shard: int) -> pa.Table:
-    """The outcome of a finished shard."""
-    return pq.read_table(items_path(run, stage, shard))
+    """The outcome of a finished shard (``ITEM_SCHEMA``).
+
+    Raises:
+        ManifestError: there is none, or it is damaged.
+    """
+    path = items_path(run, stage, shard)
+    if not path.exists():
+        raise ManifestError(f"{path}: shard {shard} of {stage} is not finished; run that stage first")
+    return read_table(path)
 
 
 def shard_is_done(run: Path, stage: str, shard: int, fingerprint: str) -> bool:
     """Whether the shard was finished with this fingerprint.
 
     Raises:
-        ManifestError: it was finished with another one.
+        ManifestError: it was finished with another one, or its file is damaged.
     """
     path = items_path(run, stage, shard)
     if not path.exists():
         return False
-    found = (pq.read_schema(path).metadata or {}).get(b"fingerprint", b"").decode()
+    try:
+        found = (pq.read_schema(path).metadata or {}).get(b"fingerprint", b"").decode()
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error, REDO) from error
     if found != fingerprint:
         raise ManifestError(
             f"{path} was made with other settings ({found[:12]} ≠ {fingerprint[:12]}); use another --run"

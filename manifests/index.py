@@ -1,8 +1,9 @@
 """Building a manifest from folders, globs, single photos and CSV files."""
 
 import glob
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,65 +15,117 @@ from manifests.files import write_parquet
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
-def build_manifest(paths: Sequence[str], out: Path, *, masks: bool = False) -> pa.Table:
+def build_manifest(paths: Sequence[str | Path], out: Path, *, masks: bool = False) -> pa.Table:
     """List photos into a manifest and write it to ``out``.
 
     Args:
         paths: folders (searched to any depth), glob patterns, photos, or one CSV file with a column ``image``.
-        out: the Parquet file; photos below its folder are listed by relative path.
-        masks: take ``NAME_mask.png`` beside a photo as its ground truth (column ``mask``), not as a photo.
+            The order is that of ``paths``, and by name inside a folder or pattern; a photo is listed once.
+        out: the Parquet file; photos below its folder are listed by relative path, others by absolute path.
+        masks: take ``NAME_mask.png`` beside a photo ``NAME.*`` as its ground truth (column ``mask``), not as a
+            photo. A photo that is only called so (``bob_mask.png`` without a ``bob.*``) stays a photo.
 
     Raises:
-        ManifestError: a path does not exist, or nothing was found.
+        ManifestError: a path does not exist, a pattern or folder holds no photo at all, or a CSV is wrong.
     """
-    if len(paths) == 1 and paths[0].lower().endswith(".csv"):
-        table = _from_csv(Path(paths[0]), out)
-    else:
-        photos = list(dict.fromkeys(photo for path in paths for photo in _photos(path)))
-        if masks:
-            photos = [photo for photo in photos if not photo.stem.endswith("_mask")]
-        if not photos:
-            raise ManifestError(f"no photos in {', '.join(paths)}; looked for {', '.join(sorted(SUFFIXES))}")
-        columns = {"image": [_relative(photo, out) for photo in photos]}
-        if masks:
-            truth = [photo.with_name(f"{photo.stem}_mask.png") for photo in photos]
-            columns["mask"] = [_relative(mask, out) if mask.exists() else None for mask in truth]  # type: ignore[misc]
-        table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    if out.is_dir():
+        raise ManifestError(f"{out}: a folder; name the Parquet file to write")
+    csvs = [Path(path) for path in paths if Path(path).suffix.lower() == ".csv"]
+    if csvs and len(paths) > 1:
+        raise ManifestError(f"{csvs[0]}: a CSV file is indexed alone; index the other paths by themselves")
+    table = _from_csv(csvs[0], out) if csvs else _from_photos(paths, out, masks=masks)
     write_parquet(table, out)
     return table
+
+
+def _from_photos(paths: Sequence[str | Path], out: Path, *, masks: bool) -> pa.Table:
+    photos = list(dict.fromkeys(_absolute(photo) for path in paths for photo in _photos(str(path))))
+    truths: dict[Path, Path] = {}
+    if masks:
+        truths = {photo: mask for photo in photos if (mask := photo.with_name(f"{photo.stem}_mask.png")).is_file()}
+        photos = [photo for photo in photos if photo not in truths.values()]
+    if not photos:
+        listed = ", ".join(str(path) for path in paths)
+        raise ManifestError(f"no photos in {listed}; looked for {', '.join(sorted(SUFFIXES))}")
+    columns = {"image": pa.array([_relative(photo, out) for photo in photos], pa.string())}
+    if masks:
+        found = [truths.get(photo) for photo in photos]
+        columns["mask"] = pa.array([_relative(mask, out) if mask else None for mask in found], pa.string())
+    return pa.table(columns)
+
+
+def _photos(path: str) -> Iterator[Path]:
+    if Path(path).is_file():
+        yield Path(path)
+    elif Path(path).is_dir():
+        yield from sorted(found for found in Path(path).rglob("*") if _is_photo(found))
+    elif glob.has_magic(path):
+        matches = sorted(Path(name) for name in glob.glob(path, recursive=True))  # noqa: PTH207  (takes any pattern)
+        if not matches:
+            raise ManifestError(f"{path}: nothing matches this pattern")
+        yield from (found for found in matches if _is_photo(found))
+    else:
+        raise ManifestError(f"{path}: no such file or folder")
+
+
+def _is_photo(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def _from_csv(path: Path, out: Path) -> pa.Table:
     if not path.is_file():
         raise ManifestError(f"{path}: no such file")
+    # Names stay text: a guess would read 007 as 7.
+    text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(("image", "image_id", "mask"), pa.string()))
     try:
-        table = pyarrow.csv.read_csv(path)
-    except pa.ArrowInvalid as error:
-        raise ManifestError(f"{path}: not a CSV file ({error})") from error
+        table = pyarrow.csv.read_csv(path, convert_options=text)
+    except pa.ArrowException as error:
+        raise ManifestError(f"{path}: not a CSV file ({' '.join(str(error).split())})") from error
     if "image" not in table.column_names:
         raise ManifestError(f"{path}: no column image; it has {', '.join(table.column_names)}")
-    for name in {"image", "mask"} & set(table.column_names):
-        moved = [value and _rebased(str(value), path, out) for value in table[name].to_pylist()]
-        table = table.set_column(table.column_names.index(name), name, pa.array(moved, pa.string()))
+    if not table.num_rows:
+        raise ManifestError(f"{path}: the file has no rows")
+    table = _converted(table, path, "image", lambda name: _rebased(name, path, out))
+    masks = table["mask"].to_pylist() if "mask" in table.column_names else []
+    encoded = any(mask.lstrip().startswith("{") for mask in masks if mask)  # COCO RLE instead of paths
+    table = _converted(table, path, "mask", json.loads if encoded else lambda name: _rebased(name, path, out))
+    for name in ("bbox", "landmarks"):
+        table = _converted(table, path, name, json.loads)
     return table
 
 
+def _converted(table: pa.Table, path: Path, column: str, convert: Callable[[str], object]) -> pa.Table:
+    """The table with every filled cell of a text column converted; an empty cell becomes null."""
+    if column not in table.column_names or not pa.types.is_string(table.schema.field(column).type):
+        return table
+    values: list[object] = []
+    for row, cell in enumerate(table[column].to_pylist()):
+        try:
+            values.append(convert(cell) if cell else None)
+        except json.JSONDecodeError as error:
+            raise ManifestError(
+                f"{path}: row {row}, column {column}: {cell} is not JSON like [10, 20, 90, 99]"
+            ) from error
+    try:
+        array = pa.array(values)
+    except pa.ArrowException as error:
+        raise ManifestError(f"{path}: column {column}: its rows are of different kinds ({error})") from error
+    return table.set_column(table.column_names.index(column), column, array)
+
+
 def _rebased(name: str, csv: Path, out: Path) -> str:
-    return name if "://" in name else _relative(csv.parent / name, out)
+    return name if "://" in name else _relative(_absolute(csv.parent / name), out)
 
 
-def _photos(path: str) -> Iterator[Path]:
-    if glob.has_magic(path) and not Path(path).exists():
-        found = sorted(Path(name) for name in glob.glob(path, recursive=True))
-        yield from (photo for photo in found if photo.suffix.lower() in SUFFIXES)
-    elif Path(path).is_dir():
-        yield from sorted(photo for photo in Path(path).rglob("*") if photo.suffix.lower() in SUFFIXES)
-    elif Path(path).is_file():
-        yield Path(path)
-    else:
-        raise ManifestError(f"{path}: no such file or folder")
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would replace links by what they point to)
 
 
 def _relative(photo: Path, out: Path) -> str:
-    photo, folder = Path(os.path.abspath(photo)), Path(os.path.abspath(out.parent))  # noqa: PTH100  (keeps links)
-    return photo.relative_to(folder).as_posix() if photo.is_relative_to(folder) else str(photo)
+    folder = _absolute(out.parent)
+    name = photo.relative_to(folder).as_posix() if photo.is_relative_to(folder) else str(photo)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{name!r}: the name is not UTF-8; rename the file") from error
+    return name

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from manifests.errors import ManifestError
-from manifests.files import Manifest, write_parquet
+from manifests.files import Manifest, read_table, write_parquet
 from manifests.schema import PLAN
 
 
@@ -72,12 +71,26 @@ def settle_plan(manifest: Manifest, run: Path, *, shard_size: int, max_faces: in
         return plan
     plan = read_plan(run)
     if plan.manifest_digest != manifest.digest:
-        raise ManifestError(f"{run} was planned for other photos than {manifest.path} lists; use another --run")
+        raise ManifestError(
+            f"{run} was planned for other photos than {manifest.path} lists ({_change(plan, manifest)}); use another --run"
+        )
     if plan.max_faces != max_faces:
         raise ManifestError(
             f"{run} was planned with faces.max_faces = {plan.max_faces}, not {max_faces}; use another --run"
         )
     return plan
+
+
+def _change(plan: Plan, manifest: Manifest) -> str:
+    if len(plan.items) != len(manifest.images):
+        return f"{len(plan.items)} photos, not {len(manifest.images)}"
+    listed = zip(manifest.images, manifest.image_ids, manifest.bboxes, manifest.landmarks, strict=True)
+    for item, facts in zip(plan.items, listed, strict=True):
+        names = ("image", "image_id", "bbox", "landmarks")
+        for name, old, new in zip(names, (item.image, item.image_id, item.bbox, item.landmarks), facts, strict=True):
+            if old != new:
+                return f"row {item.index}, column {name}: {old}, not {new}"
+    return "its plan.parquet was changed by hand"
 
 
 def write_plan(plan: Plan, run: Path) -> None:
@@ -95,12 +108,12 @@ def read_plan(run: Path) -> Plan:
     """Read ``run/plan.parquet``.
 
     Raises:
-        ManifestError: there is none.
+        ManifestError: there is none, or it is damaged.
     """
     path = run / "plan.parquet"
     if not path.exists():
         raise ManifestError(f"{run}: no plan there; run s3pot-batch references or segment first")
-    table = pq.read_table(path)
+    table = read_table(path, "use another --run")
     facts = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     items = tuple(
         PlannedItem(**{**row, "bbox": _tuple(row["bbox"]), "landmarks": _tuple(row["landmarks"])})

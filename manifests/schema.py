@@ -25,7 +25,7 @@ FACE = pa.struct(
 )
 """One face of an item: its Zarr row, x0 y0 x1 y1 box, 5×2 landmarks, and the 2×3 matrix photo → frame pixels."""
 
-ITEMS = pa.schema(
+ITEM_SCHEMA = pa.schema(
     [
         ("index", pa.int64()),
         ("image_id", pa.string()),
@@ -44,7 +44,7 @@ ITEMS = pa.schema(
 )
 """``items/STAGE/00012.parquet``: one row per planned photo of that shard."""
 
-ANSWER = pa.schema(
+SEGMENTS = pa.schema(
     [
         ("status", pa.string()),
         ("error_type", pa.string()),

@@ -1,48 +1,76 @@
 """The answer: ``segments.parquet``, one row per input row."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from manifests.files import Manifest, counts, items_path, read_items, write_parquet
+from manifests.errors import ManifestError
+from manifests.files import REDO, Manifest, counts, describe, items_path, read_items, replacing, shard_is_done
 from manifests.plan import Plan, PlannedItem
-from manifests.schema import ANSWER, STATUSES
+from manifests.schema import SEGMENTS, STATUSES
 
 STAGE = "segments"
+ROW_GROUP = 1024
+"""Photos that are in memory at once, about; a row group per shard would make a slow file."""
 
 
-def assemble_segments(manifest: Manifest, plan: Plan, run: Path, fingerprint: str) -> dict[str, int]:
-    """Write ``run/segments.parquet`` from the shards' items, and count the statuses.
+def assemble_segments(
+    manifest: Manifest, plan: Plan, run: Path, fingerprint: str, out: Path | None = None
+) -> dict[str, int]:
+    """Write the answer from the shards' items, shard by shard, and count the statuses.
 
     A photo whose shard has no outcome becomes a ``failed`` row that says so: no row is ever lost.
+
+    Args:
+        manifest: the photos of ``plan``, all of them; its columns come first.
+        plan: the plan of ``run``.
+        run: the run folder.
+        fingerprint: of the settings; items that were made with another one are refused.
+        out: the file to write, ``run/segments.parquet`` if not given.
+
+    Raises:
+        ManifestError: an items file is damaged, or is not of these settings or photos.
     """
-    answers = [row for shard in range(plan.shards) for row in _shard_answers(plan, run, shard, fingerprint)]
-    answer = pa.Table.from_pylist(answers, schema=ANSWER)
-    table = manifest.table
-    for name in ANSWER.names:
-        table = table.append_column(ANSWER.field(name), answer[name])
-    tally = {status: counts(answer).get(status, 0) for status in STATUSES}
-    if sum(tally.values()) != manifest.table.num_rows:
-        raise AssertionError(f"{manifest.table.num_rows} rows in, {tally} rows out")
-    write_parquet(table, run / "segments.parquet", {"fingerprint": fingerprint})
+    schema = pa.schema([*manifest.table.schema, *SEGMENTS])
+    metadata = describe(manifest.table, {"fingerprint": fingerprint})
+    tally = dict.fromkeys(STATUSES, 0)
+    step = max(1, ROW_GROUP // plan.shard_size)
+    with replacing(out or run / "segments.parquet") as temporary:
+        with pq.ParquetWriter(temporary, schema.with_metadata(metadata), compression="zstd") as writer:
+            for first in range(0, plan.shards, step):
+                shards = range(first, min(first + step, plan.shards))
+                rows = [row for shard in shards for row in _answers(plan, run, shard, fingerprint)]
+                answer = pa.Table.from_pylist(rows, schema=SEGMENTS)
+                given = manifest.table.slice(first * plan.shard_size, len(rows))
+                writer.write_table(pa.Table.from_arrays([*given.columns, *answer.columns], schema=schema))
+                for status, count in counts(answer).items():
+                    tally[status] += count
+        if sum(tally.values()) != manifest.table.num_rows:
+            raise AssertionError(f"{manifest.table.num_rows} rows in, {tally} rows out")
     return tally
 
 
-def _shard_answers(plan: Plan, run: Path, shard: int, fingerprint: str) -> Iterator[Mapping[str, Any]]:
+def _answers(plan: Plan, run: Path, shard: int, fingerprint: str) -> Iterator[dict[str, Any]]:
     planned = plan.shard(shard)
-    if items_path(run, STAGE, shard).exists():
+    if shard_is_done(run, STAGE, shard, fingerprint):
         rows = read_items(run, STAGE, shard).to_pylist()
     else:
         rows = [_lost(item) for item in planned]
+    if [(row["index"], row["image_id"]) for row in rows] != [(item.index, item.image_id) for item in planned]:
+        raise ManifestError(f"{items_path(run, STAGE, shard)}: its rows are not the photos of shard {shard}; {REDO}")
     for item, row in zip(planned, rows, strict=True):
-        keep = {name: row.get(name) for name in ANSWER.names}
-        keep["faces"] = [{field.name: face[field.name] for field in ANSWER.field("faces").type.value_type}
-                         for face in row["faces"]]  # fmt: skip
-        yield {**keep, "run": run.name, "shard": shard, "row": item.row, "fingerprint": fingerprint}
+        # from_pylist with a schema keeps the answer's columns, and of each face the answer's fields.
+        yield {
+            **row, "faces": row.get("faces") or [],
+            "run": run.resolve().name, "shard": shard, "row": item.row, "fingerprint": fingerprint,
+        }  # fmt: skip
 
 
 def _lost(item: PlannedItem) -> dict[str, Any]:
-    return {"index": item.index, "status": "failed", "error_type": "ShardError", "faces": [],
-            "error": "its shard was not finished; run the same command again"}  # fmt: skip
+    return {
+        "index": item.index, "image_id": item.image_id, "status": "failed", "error_type": "ShardError",
+        "error": "shard was not processed; run the command again",
+    }  # fmt: skip

@@ -170,20 +170,17 @@ def segment(
 
 
 @app.command(epilog="Example: s3pot-batch evaluate --manifest truth.parquet")
-def evaluate(manifest: ManifestFile, run: Run = None, limit: Limit = None, as_json: Json = False) -> None:
+def evaluate(manifest: ManifestFile, run: Run = None, as_json: Json = False) -> None:
     """Compare a run's masks with the manifest's column mask."""
     with _clear_errors():
-        from manifests.files import read_manifest
         from pipeline.job import run_folder
-        from stages.errors import ConfigError
         from stages.evaluation.evaluate import evaluate as measure
 
         folder = run_folder(manifest, run)
-        if not (folder / "segments.parquet").exists():
-            raise ConfigError(f"{folder}: nothing to evaluate; run first: s3pot-batch segment --manifest {manifest}")
-        result = measure(read_manifest(manifest, limit), folder)
+        result = measure(manifest, folder)
         result.write(folder)
-        _print(result.table(), result.rows.to_pylist(), as_json)
+        facts = {"summary": result.summary, "skipped": result.skipped, "rows": result.rows.to_pylist()}
+        _print(result.table(), facts, as_json)
 
 
 @app.command(epilog="Example: s3pot-batch report --run runs/in --sheet sheet.png")

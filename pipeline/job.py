@@ -126,7 +126,7 @@ def train(job: Job) -> Summary:
     report = reports[0] if reports else ShardReport("train", 0, skipped=True)
     return Summary(
         "train", report.items, report.ok, report.no_face, len(failures), failures,
-        time.monotonic() - started, () if failures else (job.run / "checkpoint",),
+        time.monotonic() - started, () if failures else (job.run / "checkpoint",), unit="faces",
     )  # fmt: skip
 
 

@@ -7,7 +7,8 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
-from pycocotools import mask as coco
+
+from stages.images import decode_rle
 
 
 def write_masks(run: Path, image_ids: Sequence[str]) -> int:
@@ -30,7 +31,7 @@ def write_masks(run: Path, image_ids: Sequence[str]) -> int:
                     continue
                 path = run / "masks" / mask_name(name)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(coco.decode(encoded).astype(np.uint8) * 255).save(path)
+                Image.fromarray(decode_rle(encoded).astype(np.uint8) * 255).save(path)
                 written += 1
     return written
 

@@ -41,6 +41,7 @@ class Summary:
     failures: tuple[Failure, ...]
     seconds: float
     files: tuple[Path, ...]
+    unit: str = "photos"
 
     @property
     def exit_code(self) -> int:
@@ -53,10 +54,8 @@ class Summary:
 
     def text(self) -> str:
         """The same for a person: counts, reasons, files."""
-        lines = [
-            f"{self.stage}: {self.photos} photos: {self.ok} ok, {self.no_face} without a face, "
-            f"{self.failed} failed; {self.seconds:.1f} s"
-        ]
+        counts = f"{self.ok} ok, {self.no_face} without a face, {self.failed} failed"
+        lines = [f"{self.stage}: {counts} of {self.photos} {self.unit}; {self.seconds:.1f} s"]
         for kind, count in Counter(failure.error_type for failure in self.failures).most_common():
             lines.append(f"  {count} × {kind}")
         lines += [f"    {failure.image_id}: {failure.error}" for failure in self.failures[:SHOWN_FAILURES]]
@@ -86,8 +85,8 @@ def summarise(
             lost = [Failure(item.image_id, kind, reason) for item in plan.shard(shard)]
             tally["failed"] += len(lost)
             failures += lost
-    counts = (tally[status] for status in STATUSES)
-    return Summary(stage, len(plan.items), *counts, tuple(failures), seconds, tuple(files))
+    ok, no_face, failed = (tally[status] for status in STATUSES)
+    return Summary(stage, len(plan.items), ok, no_face, failed, tuple(failures), seconds, tuple(files))
 
 
 PAGE = Template("""<!doctype html>

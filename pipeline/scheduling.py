@@ -3,6 +3,9 @@
 The only module that imports Dask. Tasks and reports of a few hundred bytes cross the wire, nothing else.
 """
 
+# mypy: allow-untyped-calls
+# (distributed annotates itself in part only)
+
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,7 +55,7 @@ def run_dask(
     done: dict[ShardTask, ShardReport] = {}
     waiting = list(reversed(tasks))
     with _client(places, address) as client:
-        flying: dict[Future, ShardTask] = {}
+        flying: dict[Future[ShardReport], ShardTask] = {}
         queue = as_completed(loop=client.loop)
         while waiting or flying:
             threads = sum(client.nthreads().values())
@@ -68,7 +71,7 @@ def run_dask(
     return [done[task] for task in tasks]
 
 
-def _outcome(future: Future, task: ShardTask) -> ShardReport:
+def _outcome(future: Future[ShardReport], task: ShardTask) -> ShardReport:
     if future.status == "finished":
         report: ShardReport = future.result()
         return report
@@ -101,6 +104,7 @@ def _local_cluster(places: Sequence[Place]) -> SpecCluster:
     """One process per place. A worker has one thread for shards; its libraries share out the cores."""
     threads = dict(places[0].environment).get("OMP_NUM_THREADS", "1")
     # Thread counts are read when a library loads, which is before a worker's own environment applies.
+    # Logs are silenced because a worker's death ends in a report, and its shut-down interests nobody.
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names})
     address = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard": False, "dashboard_address": None}
@@ -113,10 +117,10 @@ def _local_cluster(places: Sequence[Place]) -> SpecCluster:
                 "env": dict(place.environment),
                 # Models are no memory that Dask could spill: a limit would only kill workers that still work.
                 "memory_limit": 0,
-                "silence_logs": logging.ERROR,
+                "silence_logs": logging.CRITICAL,
             },
         }
         for number, place in enumerate(places)
     }
     scheduler = {"cls": Scheduler, "options": {**address, "port": 0}}
-    return SpecCluster(workers, scheduler, silence_logs=logging.ERROR, name="s3pot-batch")
+    return SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL, name="s3pot-batch")

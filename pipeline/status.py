@@ -25,6 +25,11 @@ class StageStatus:
     no_face: int
     failed: int
 
+    def text(self) -> str:
+        """The same for a person."""
+        counts = f"{self.ok} ok, {self.no_face} without a face, {self.failed} failed"
+        return f"{self.shards_done}/{self.shards} shards done: {counts}"
+
 
 @dataclass(frozen=True)
 class RunStatus:
@@ -43,11 +48,7 @@ class RunStatus:
     def text(self) -> str:
         """The same for a person."""
         lines = [f"{self.run}: {self.photos} photos"]
-        for stage in self.stages:
-            lines.append(
-                f"  {stage.stage:<12} {stage.shards_done}/{stage.shards} shards done: "
-                f"{stage.ok} ok, {stage.no_face} without a face, {stage.failed} failed"
-            )
+        lines += [f"  {stage.stage:<12} {stage.text()}" for stage in self.stages]
         lines.append(f"  {'checkpoint':<12} {'trained here' if self.checkpoint else 'none; the profile has its own'}")
         lines.append(f"  {'answer':<12} {self.run / 'segments.parquet' if self.answer else 'not yet'}")
         return "\n".join(lines)

@@ -4,6 +4,7 @@ Tasks that share a Zarr shard corrupt it silently (zarr-python #3682); here the 
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -13,7 +14,7 @@ from manifests.files import read_items
 from manifests.plan import Plan
 from stages.errors import ShardError
 
-ENCODING = {"encoding": "s3pot-batch", "version": 1}
+ENCODING: dict[str, Any] = {"encoding": "s3pot-batch", "version": 1}
 CONTENTS = {
     "references.zarr": {
         "raw": ("uint8", 3, "aligned photo, RGB"),
@@ -38,13 +39,14 @@ def create(run: Path, store: str, plan: Plan, frame: int) -> None:
         ShardError: the arrays that are there have another shape.
     """
     group = zarr.open_group(run / store, mode="a", zarr_format=3)
-    group.attrs.update(ENCODING | {"shard_photos": plan.shard_size, "faces_per_photo": plan.max_faces})
+    group.attrs.update({**ENCODING, "shard_photos": plan.shard_size, "faces_per_photo": plan.max_faces})
     for name, (dtype, channels, meaning) in CONTENTS[store].items():
         trailing = (channels,) if channels else ()
         shape = (plan.rows, frame, frame, *trailing)
         if name in group:
-            if group[name].shape != shape:
-                raise ShardError(f"{run / store}/{name} is {group[name].shape}, not {shape}; use another --run")
+            there = array_of(group, name).shape
+            if there != shape:
+                raise ShardError(f"{run / store}/{name} is {there}, not {shape}; use another --run")
             continue
         dimensions = ("row", "y", "x", "channel")[: len(shape)]
         group.create_array(
@@ -55,22 +57,29 @@ def create(run: Path, store: str, plan: Plan, frame: int) -> None:
     zarr.consolidate_metadata(group.store)
 
 
+def array_of(group: zarr.Group, name: str) -> "zarr.Array[Any]":
+    """The array ``name`` of a store.
+
+    Raises:
+        ShardError: the store has something else by that name.
+    """
+    found = group[name]
+    if not isinstance(found, zarr.Array):
+        raise ShardError(f"{group.store_path}/{name} is no array; remove the run folder and start again")
+    return found
+
+
 def write_shard(run: Path, store: str, plan: Plan, shard: int, arrays: dict[str, NDArray[np.generic]]) -> None:
     """Write whole Zarr shards: each array holds all face slots of the shard's photos, (slots, y, x[, channel])."""
     group = zarr.open_group(run / store, mode="r+")
     first = shard * plan.shard_size * plan.max_faces
     for name, values in arrays.items():
-        target = group[name]
-        if not isinstance(target, zarr.Array):
-            raise ShardError(f"{run / store}/{name} is no array; remove the run folder and start again")
-        target[first : first + len(values)] = values
+        array_of(group, name)[first : first + len(values)] = values
 
 
 def read_rows(run: Path, store: str, name: str, rows: slice | list[int]) -> NDArray[np.generic]:
     """Rows of one array as NumPy."""
-    array = zarr.open_group(run / store, mode="r")[name]
-    if not isinstance(array, zarr.Array):
-        raise ShardError(f"{run / store}/{name} is no array; remove the run folder and start again")
+    array = array_of(zarr.open_group(run / store, mode="r"), name)
     if isinstance(rows, slice):
         return np.asarray(array[rows])
     return np.stack([np.asarray(array[row]) for row in rows])

@@ -51,7 +51,7 @@ def load_faces(data: Path, cache: Path, size: int = 176) -> Faces:
     archive = cache / f"faces-{size}.npz"
     if not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(archive, **_align_all(data, size))
+        np.savez(archive, allow_pickle=False, **_align_all(data, size))
     with np.load(archive) as stored:
         return Faces(**{name: stored[name] for name in stored.files})
 
@@ -87,7 +87,7 @@ def _align_all(data: Path, size: int) -> dict[str, NDArray[np.generic]]:
 def widened(matrix: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     """The same alignment drawn smaller around the frame's centre, so that augmentation can move it."""
     centre = np.array([[1 / MARGIN, 0, size / 2 * (1 - 1 / MARGIN)], [0, 1 / MARGIN, size / 2 * (1 - 1 / MARGIN)]])
-    return centre @ np.vstack([matrix, [0, 0, 1]])
+    return np.asarray(centre @ np.vstack([matrix, [0, 0, 1]]), np.float64)
 
 
 def jitter(rng: np.random.Generator, source: int, target: int, amount: float = 1.0) -> NDArray[np.float64]:

@@ -47,8 +47,8 @@ def occlude(rng: np.random.Generator, face: Image, donor: Image, landmarks: NDAr
 
 
 def _shape(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
-    draw = rng.choice([_blob, _hand, _bar, _lower_cover, _upper_cover, _glasses, _cup],
-                      p=[0.22, 0.27, 0.11, 0.14, 0.06, 0.13, 0.07])  # fmt: skip
+    shapes = (_blob, _hand, _bar, _lower_cover, _upper_cover, _glasses, _cup)
+    draw = shapes[int(rng.choice(len(shapes), p=[0.22, 0.27, 0.11, 0.14, 0.06, 0.13, 0.07]))]
     return np.asarray(draw(rng, size, landmarks), np.float32)
 
 
@@ -279,8 +279,9 @@ def backdrop(rng: np.random.Generator, photo: Image, size: int) -> Image:
         return np.asarray(cv2.resize(corner, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8).copy()
     image = np.full((size, size, 3), rng.uniform(0, 255, 3), np.uint8)
     nowhere = np.full((5, 2), size / 2, np.float32)
-    for draw in rng.choice([_blob, _bar, _hand], 4):
-        alpha = draw(rng, size, nowhere)[..., None]
+    shapes = (_blob, _bar, _hand)
+    for number in rng.integers(len(shapes), size=4):
+        alpha = shapes[number](rng, size, nowhere)[..., None]
         texture = _plain_texture(rng, size, str(rng.choice(["flat", "noise", "stripes"])))
         image = (image * (1 - alpha) + texture * alpha).astype(np.uint8)
     return image

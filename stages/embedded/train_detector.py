@@ -68,7 +68,7 @@ class Scenes:
             image * (1 - frame) + cv2.warpAffine(photo, turn, (SIZE, SIZE), flags=cv2.INTER_AREA) * frame
         ).astype(np.uint8)
         taken |= frame[..., 0] > 0.3
-        x0, y0, x1, y1 = *outline.min(0), *outline.max(0)
+        (x0, y0), (x1, y1) = outline.min(0).tolist(), outline.max(0).tolist()
         centre = np.array([x0 + x1, y0 + y1]) / 2
         spread = max((x1 - x0) * 0.08, 2.0) / STRIDE
         y, x = np.mgrid[:CELLS, :CELLS]

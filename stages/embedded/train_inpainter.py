@@ -9,7 +9,7 @@ and the photo shows the occluder), half are *filled* (the hole is a known part, 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
@@ -30,8 +30,8 @@ from stages.embedded.batches import as_pixels, batches
 from stages.embedded.faces import UNLABELLED, Faces, crop, jitter, load_faces, relight
 from stages.embedded.occluders import occlude
 from stages.embedded.schedule import fit
-from stages.faces.region import disc
 from stages.embedded.weights import WEIGHTS, write_report
+from stages.faces.region import disc
 from stages.models.palette import CLASSES, PALETTE
 from stages.settings import FACE_CLASSES
 
@@ -144,15 +144,16 @@ def vae(
     """Train the VAE on clean and occluded faces and keep it in the work folder."""
     torch.manual_seed(seed)
     faces = load_faces(data, work)
-    models = nn.ModuleDict({"vae": build_vae().to(device, memory_format=torch.channels_last)})
+    net = build_vae().to(device, memory_format=torch.channels_last)
+    models = nn.ModuleDict({"vae": net})
     unused = np.zeros_like(faces.parsing)  # the VAE needs pixels only
     samples = batches(ReferenceSamples(faces, unused), size=batch, seed=seed, workers=1)
 
     def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         pixels = as_pixels(sample["photo"].to(device))
         with torch.autocast(device, torch.bfloat16):
-            posterior = models["vae"].encode(pixels).latent_dist
-            decoded = models["vae"].decode(posterior.sample()).sample.float()
+            posterior = net.encode(pixels).latent_dist
+            decoded = net.decode(posterior.sample()).sample.float()
         return {
             "pixels": F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels),
             "kl": 1e-5 * posterior.kl().mean() / 4096,
@@ -160,7 +161,7 @@ def vae(
 
     optimizer = torch.optim.AdamW(models.parameters(), lr=2e-3, weight_decay=0.0)
     averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "vae.jsonl", decay=0.99)
-    trained = averaged["vae"].to("cpu")
+    trained: Any = averaged["vae"].to("cpu")
     held_out = next(batches(ReferenceSamples(faces, unused, held_out=True), size=64, seed=7, workers=0))
     with torch.no_grad():
         pixels = as_pixels(held_out["clean"])

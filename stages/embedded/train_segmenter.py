@@ -179,7 +179,7 @@ def main(
     assert isinstance(encoder, TrunkImageEncoder)
     trunk = torch.jit.load(str(parser)).float().trunk.state_dict()  # type: ignore[no-untyped-call]
     encoder.trunk.load_state_dict(trunk)
-    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoder.to(memory_format=torch.channels_last)
     models = nn.ModuleDict({"sam": sam})
     samples = batches(PromptSamples(faces, parsing), size=batch, seed=seed, workers=1)
     choose = np.random.default_rng(seed)

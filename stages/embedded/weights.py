@@ -15,7 +15,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 def parser_script(net: ParsingNet) -> torch.jit.ScriptModule:
     """TorchScript of the parser, B×3×448×448 in 0..1 → (logits, empty), for facer's ``model_path``."""
-    net = net.eval().requires_grad_(requires_grad=False).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    net = net.eval().requires_grad_(requires_grad=False).to(memory_format=torch.contiguous_format)
     return torch.jit.trace(net, torch.zeros(1, 3, 448, 448), check_trace=False)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -38,7 +38,7 @@ def write_weights(
     folder = out or WEIGHTS
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(weights, torch.jit.ScriptModule):
-        weights.half().save(str(folder / f"{name}.pt"))  # type: ignore[no-untyped-call]
+        weights.half().save(str(folder / f"{name}.pt"))
     else:
         save_file(dict(weights), folder / f"{name}.safetensors")
     write_report(name, metrics, recipe, out)

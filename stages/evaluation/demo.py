@@ -75,16 +75,15 @@ def texture(kind: str, photo: Picture, centre: tuple[int, int], rng: np.random.G
     grain = cv2.GaussianBlur(rng.normal(0, 1, (height, width)), (0, 0), 3)[..., None] * 40
     if kind == "hand":
         skin = photo[centre[1] + 8 : centre[1] + 24, centre[0] - 20 : centre[0] - 8].reshape(-1, 3).mean(0)
-        return skin * (0.8 + 0.25 * np.sin((x + y) / 25))[..., None] + grain * 0.3
+        return np.asarray(skin * (0.8 + 0.25 * np.sin((x + y) / 25))[..., None] + grain * 0.3, np.float64)
     if kind == "mask":
-        return np.array([150, 195, 220]) + 12 * np.sign(np.sin(y / 3))[..., None] + grain * 0.2
+        return np.asarray(np.array([150, 195, 220]) + 12 * np.sign(np.sin(y / 3))[..., None] + grain * 0.2, np.float64)
     if kind == "sunglasses":
-        return np.array([22, 20, 26]) + grain * 0.2
+        return np.asarray(np.array([22, 20, 26]) + grain * 0.2, np.float64)
     if kind == "paper":
-        return (
-            np.array([235, 232, 220]) - 90 * ((np.sin(y / 2.2) > 0.6) & (np.sin(x / 9) > -0.7))[..., None] + grain * 0.1
-        )
-    return rng.uniform(30, 220, 3) + grain + 35 * np.sin(x / rng.uniform(5, 20))[..., None]
+        lines = (np.sin(y / 2.2) > 0.6) & (np.sin(x / 9) > -0.7)
+        return np.asarray(np.array([235, 232, 220]) - 90 * lines[..., None] + grain * 0.1, np.float64)
+    return np.asarray(rng.uniform(30, 220, 3) + grain + 35 * np.sin(x / rng.uniform(5, 20))[..., None], np.float64)
 
 
 def draw(name: str, kind: str, rng: np.random.Generator) -> tuple[Picture, NDArray[np.bool_]]:

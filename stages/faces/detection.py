@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from stages.models.detection_net import STRIDE, UNIT, DetectionNet
 
-
 CLOSER = 0.85
 
 

@@ -28,7 +28,7 @@ def face_region(probabilities: NDArray[np.float32], classes: tuple[str, ...]) ->
     region = np.zeros_like(closed)
     if outlines:
         cv2.drawContours(region, [max(outlines, key=cv2.contourArea)], -1, 1, thickness=-1)
-    return region.astype(bool)
+    return np.asarray(region, bool)
 
 
 def dilated(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:

@@ -88,8 +88,8 @@ class ControlNetInpainter:
         ).images.float().cpu()  # fmt: skip
         side = frames.shape[1]
         filled = F.interpolate(result, (side, side), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-        filled = (filled * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        return np.where(holes[..., None], filled, frames).astype(np.uint8)
+        generated = (filled * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        return np.where(holes[..., None], generated, frames).astype(np.uint8)
 
     def _resized(self, images: Tensor) -> Tensor:
         pixels = images.permute(0, 3, 1, 2).float() / 255

@@ -91,7 +91,7 @@ def load_network(context: StageContext) -> S3POT:
     return S3POT(sam, selector, context.settings.segments.target)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def segment(network: S3POT, pair: Pair, context: StageContext) -> FaceMask:
     """One pair's occlusion mask; a face whose region holds no token has an empty one."""
     side = pair.region.shape[0]

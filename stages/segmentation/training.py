@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ def run_shard(task: ShardTask, context: StageContext) -> ShardReport:
     """Train one adapter on all pairs of a run and write ``checkpoint/``; resumes an interrupted training.
 
     Raises:
-        ShardError: the run has no face to train on.
+        ShardError: the run has no face to train on, or a training with other settings.
     """
     started = time.perf_counter()
     plan, folder = read_plan(task.run), task.run / "checkpoint"
@@ -36,8 +36,9 @@ def run_shard(task: ShardTask, context: StageContext) -> ShardReport:
     torch.manual_seed(context.settings.seed)
     selector = PromptSelector(sam.prompt_encoder.embed_dim).to(context.device)
     network = S3POT(sam, selector, context.settings.segments.target)
-    pairs = [prompt_pair(network, sam, read_pair(task.run, row)) for row in store.filled_rows(task.run, plan)]
-    usable = [pair for pair in pairs if pair is not None]
+    rows = store.filled_rows(task.run, plan)
+    pairs = (prompt_pair(network, sam, read_pair(task.run, row)) for row in rows)
+    usable = [lean(pair) for pair in pairs if pair is not None]
     if not usable:
         raise ShardError("no face in this run to train on; look at the statuses with: s3pot-batch status")
     settings = context.settings.training
@@ -46,12 +47,12 @@ def run_shard(task: ShardTask, context: StageContext) -> ShardReport:
     facts = {"fingerprint": context.fingerprint, "target": network.target, "losses": losses, "faces": len(usable),
              "settings": asdict(settings), "seed": context.settings.seed}  # fmt: skip
     save_adapter(folder, selector, facts, _card(facts))
-    return ShardReport(STAGE, 0, len(pairs), len(usable), len(pairs) - len(usable), 0, time.perf_counter() - started)
+    return ShardReport(STAGE, 0, len(rows), len(usable), len(rows) - len(usable), 0, time.perf_counter() - started)
 
 
 def train(
     network: S3POT, pairs: Sequence[Prompted], settings: TrainingSettings, *, seed: int, state: Path, fingerprint: str,
-    on_epoch: OnEpoch = lambda epoch, loss: None,
+    on_epoch: OnEpoch | None = None,
 ) -> list[float]:  # fmt: skip
     """Optimise the selector with the three objectives (AdamW, cosine schedule).
 
@@ -66,6 +67,9 @@ def train(
 
     Returns:
         The mean loss of every epoch, those before an interruption included.
+
+    Raises:
+        ShardError: the state is that of a training with another fingerprint.
     """
     optimizer = torch.optim.AdamW(
         network.selector.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -86,9 +90,16 @@ def train(
         schedule.step()
         losses.append(total / len(pairs))
         _keep(state, fingerprint, losses, network.selector, optimizer, schedule)
-        on_epoch(epoch, losses[-1])
+        if on_epoch:
+            on_epoch(epoch, losses[-1])
     network.selector.eval()
     return losses
+
+
+def lean(pair: Prompted) -> Prompted:
+    """The pair without FE's features, which served the matching: all pairs stay in memory, and these are 2/3 of it."""
+    none = pair.tokens.new_empty(0)
+    return replace(pair, enhanced=replace(pair.enhanced, raw=none, reference=none))
 
 
 def pair_loss(network: S3POT, pair: Prompted) -> Tensor:
@@ -116,9 +127,9 @@ def _resume(
 ) -> list[float]:  # fmt: skip
     if not path.exists():
         return []
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, next(selector.parameters()).device, weights_only=True)
     if state["fingerprint"] != fingerprint:
-        return []
+        raise ShardError(f"{path} was made with other settings; use another --run, or remove it to train anew")
     selector.load_state_dict(state["selector"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])

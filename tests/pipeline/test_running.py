@@ -36,7 +36,7 @@ class RunnerContract:
         assert all(report.ok == 2 and report.error is None for report in reports)
         assert sorted(seen, key=lambda report: report.shard) == reports
 
-    def test_nothing_to_do(self, tmp_path):
+    def test_nothing_to_do(self):
         assert self.run(toy_stage.works, [], CONTEXT, print) == []
 
     @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+# Every target works from a fresh clone. MANIFEST=… takes your own photos; RUN=… another run folder.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+S3POT := $(VENV)/bin/s3pot-batch
+STAMP := $(VENV)/.installed
+
+DEMO := demo/photos/manifest.parquet
+MANIFEST ?= $(DEMO)
+RUN ?= runs/$(if $(filter $(DEMO),$(MANIFEST)),photos,$(basename $(notdir $(MANIFEST))))
+DEMO_INDEX := demo/index.parquet
+# More options for the commands, such as OPTIONS="--profile paper --workers 4".
+OPTIONS ?=
+
+.PHONY: setup demo references train segment test lint bench
+.DELETE_ON_ERROR:
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(DEMO): stages/evaluation/demo.py | $(STAMP)
+	$(PY) -m stages.evaluation.demo --out demo/photos
+
+demo: $(DEMO)
+	$(S3POT) index demo/photos --masks --out $(DEMO_INDEX)
+	$(S3POT) references --manifest $(DEMO_INDEX) --run runs/demo $(OPTIONS)
+	$(S3POT) train --manifest $(DEMO_INDEX) --run runs/demo $(OPTIONS)
+	$(S3POT) segment --manifest $(DEMO_INDEX) --run runs/demo --png $(OPTIONS)
+	$(S3POT) evaluate --manifest $(DEMO_INDEX) --run runs/demo
+	$(S3POT) report --run runs/demo --sheet demo/sheet.png
+
+references train segment: $(MANIFEST) | $(STAMP)
+	$(S3POT) $@ --manifest $(MANIFEST) --run $(RUN) $(OPTIONS)
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: $(STAMP)
+	$(PY) -m benchmarks

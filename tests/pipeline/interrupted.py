@@ -1,0 +1,23 @@
+"""A program that works on shards until it is interrupted: ``python -m tests.pipeline.interrupted RUN serial|dask``."""
+
+import sys
+from pathlib import Path
+
+from pipeline.cli import _clear_errors
+from pipeline.runner import run_serial
+from tests.pipeline import toy_stage
+from tests.pipeline.test_running import CONTEXT, PLACES, tasks
+
+
+def main(run: Path, how: str) -> None:
+    with _clear_errors():
+        if how == "serial":
+            run_serial(toy_stage.waits, tasks(run), CONTEXT, print)
+        else:
+            from pipeline.scheduling import run_dask
+
+            run_dask(toy_stage.waits, tasks(run), CONTEXT, print, places=PLACES)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

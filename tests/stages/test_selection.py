@@ -1,0 +1,69 @@
+import torch
+
+from stages.segmentation.enhancement import Enhanced, token_region
+from stages.segmentation.selection import PromptSelector, select_prompts
+
+
+def enhanced(raw, reference):
+    return Enhanced(torch.zeros(4, 4), torch.zeros(2), raw, reference)
+
+
+def inside(*cells):
+    region = torch.zeros(16, dtype=torch.bool)
+    region[list(cells)] = True
+    return region.view(4, 4)
+
+
+def test_a_raw_token_without_a_partner_is_occlusion():
+    reference = torch.eye(17)[:16]
+    raw = reference.clone()
+    raw[6] = torch.eye(17)[16]  # resembles nothing in the reference
+    raw[0] = reference[6]  # outside M, and just what the hidden token should look like
+    prompts = select_prompts(enhanced(raw, reference), inside(5, 6, 9, 10))
+    assert prompts.cells.tolist() == [5, 6, 9, 10]
+    assert prompts.labels.tolist() == [1, 0, 1, 1]
+
+
+def test_identical_features_make_every_point_a_face_point():
+    features = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    prompts = select_prompts(enhanced(features, features), inside(1, 2, 3, 8))
+    assert prompts.labels.dtype == torch.float32
+    assert prompts.labels.tolist() == [1] * 4
+
+
+def test_every_token_of_the_region_is_a_point_once(network, tokens, region):
+    prompted = network.prompt(tokens[0], tokens[1], region)
+    assert prompted.prompts.cells.tolist() == token_region(region, 8).flatten().nonzero()[:, 0].tolist()
+    assert set(prompted.prompts.labels.tolist()) <= {0.0, 1.0}
+
+
+def test_length_of_features_does_not_matter():
+    features = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    other = features + 0.5 * torch.randn(16, 32, generator=torch.Generator().manual_seed(1))
+    region = inside(4, 5, 6, 7, 9)
+    short, long = (select_prompts(enhanced(scale * features, other), region).labels for scale in (1.0, 64.0))
+    assert torch.equal(short, long)
+
+
+def test_the_selector_has_the_papers_size():
+    assert sum(p.numel() for p in PromptSelector(256).parameters()) == 4 * 256 * 256 + 4 * 256 + 2 * 256  # 264 k
+
+
+def test_the_selector_keeps_shape_and_is_equivariant_to_the_points_order():
+    selector = PromptSelector(32).eval()
+    prompts = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(0))
+    order = torch.tensor([3, 1, 6, 0, 2, 5, 4])
+    found = selector(prompts)
+    assert found.shape == prompts.shape
+    torch.testing.assert_close(selector(prompts[:, order]), found[:, order])
+
+
+def test_asking_for_the_occlusion_swaps_labels_and_answers_with_the_visible_face(network, tokens, region):
+    prompted = network.prompt(tokens[0], tokens[1], region)
+    face = network(prompted).logits.detach()
+    network.target = "occlusion"
+    turned = network(prompted).logits.detach()
+    prompted.prompts.labels.mul_(-1).add_(1)
+    network.target = "face"
+    torch.testing.assert_close(turned, -network(prompted).logits.detach())
+    assert face.shape == (32, 32)
