@@ -123,7 +123,7 @@ def _numbers(
 ) -> tuple[tuple[float, ...] | None, ...]:
     """Each row's ``count`` numbers, or None; with two ``levels``, pairs of numbers are flattened."""
     if column not in table.column_names:
-        return (None,) * table.num_rows
+        return tuple(None for _ in range(table.num_rows))
     kind, depth = table.schema.field(column).type, 0
     while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         kind, depth = kind.value_type, depth + 1
@@ -155,7 +155,8 @@ def read_table(path: Path, advice: str = REDO) -> pa.Table:
         ManifestError: it cannot be read; the text ends with ``advice``.
     """
     try:
-        return pq.read_table(path, partitioning=None)
+        with pq.ParquetFile(path) as file:  # read_table() refuses repeated column names before we can name them
+            return file.read()
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error, advice) from error
 
@@ -179,10 +180,10 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_parquet(table: pa.Table, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write ``table`` with ``metadata`` and the schema's version, whole or not at all."""
     with replacing(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(describe(table, metadata)), temporary, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(file_metadata(table, metadata)), temporary, compression="zstd")
 
 
-def describe(table: pa.Table, metadata: Mapping[str, str] | None = None) -> dict[bytes, bytes]:
+def file_metadata(table: pa.Table, metadata: Mapping[str, str] | None = None) -> dict[bytes, bytes]:
     """The metadata of a file that holds ``table``: its own, the schema's version, and ``metadata``."""
     added = {"schema_version": str(SCHEMA_VERSION), **(metadata or {})}
     return {**(table.schema.metadata or {}), **{key.encode(): value.encode() for key, value in added.items()}}

@@ -43,7 +43,8 @@ def _from_photos(paths: Sequence[str | Path], out: Path, *, masks: bool) -> pa.T
     truths: dict[Path, Path] = {}
     if masks:
         truths = {photo: mask for photo in photos if (mask := photo.with_name(f"{photo.stem}_mask.png")).is_file()}
-        photos = [photo for photo in photos if photo not in truths.values()]
+        taken = set(truths.values())
+        photos = [photo for photo in photos if photo not in taken]
     if not photos:
         listed = ", ".join(str(path) for path in paths)
         raise ManifestError(f"no photos in {listed}; looked for {', '.join(sorted(SUFFIXES))}")
@@ -104,7 +105,7 @@ def _converted(table: pa.Table, path: Path, column: str, convert: Callable[[str]
             values.append(convert(cell) if cell else None)
         except json.JSONDecodeError as error:
             raise ManifestError(
-                f"{path}: row {row}, column {column}: {cell} is not JSON like [10, 20, 90, 99]"
+                f"{path}: row {row}, column {column}: {cell} is not JSON; lists look like [10, 20, 90, 99]"
             ) from error
     try:
         array = pa.array(values)

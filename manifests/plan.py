@@ -72,7 +72,8 @@ def settle_plan(manifest: Manifest, run: Path, *, shard_size: int, max_faces: in
     plan = read_plan(run)
     if plan.manifest_digest != manifest.digest:
         raise ManifestError(
-            f"{run} was planned for other photos than {manifest.path} lists ({_change(plan, manifest)}); use another --run"
+            f"{run} was planned for other photos than {manifest.path} lists ({_change(plan, manifest)}); "
+            "use another --run"
         )
     if plan.max_faces != max_faces:
         raise ManifestError(

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.errors import ManifestError
-from manifests.files import REDO, Manifest, counts, describe, items_path, read_items, replacing, shard_is_done
+from manifests.files import REDO, Manifest, counts, file_metadata, items_path, read_items, replacing, shard_is_done
 from manifests.plan import Plan, PlannedItem
 from manifests.schema import SEGMENTS, STATUSES
 
@@ -35,7 +35,7 @@ def assemble_segments(
         ManifestError: an items file is damaged, or is not of these settings or photos.
     """
     schema = pa.schema([*manifest.table.schema, *SEGMENTS])
-    metadata = describe(manifest.table, {"fingerprint": fingerprint})
+    metadata = file_metadata(manifest.table, {"fingerprint": fingerprint})
     tally = dict.fromkeys(STATUSES, 0)
     step = max(1, ROW_GROUP // plan.shard_size)
     with replacing(out or run / "segments.parquet") as temporary:
@@ -65,7 +65,7 @@ def _answers(plan: Plan, run: Path, shard: int, fingerprint: str) -> Iterator[di
         # from_pylist with a schema keeps the answer's columns, and of each face the answer's fields.
         yield {
             **row, "faces": row.get("faces") or [],
-            "run": run.resolve().name, "shard": shard, "row": item.row, "fingerprint": fingerprint,
+            "run": run.absolute().name, "shard": shard, "row": item.row, "fingerprint": fingerprint,
         }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ class ControlNetInpainter:
         text = (weights / "text_encoder").is_dir()
         absent = {} if text else {"text_encoder": None, "tokenizer": None}
         self.pipeline = StableDiffusionControlNetInpaintPipeline.from_pretrained(
-            weights, torch_dtype=getattr(torch, dtype), safety_checker=None, feature_extractor=None,
+            weights, dtype=getattr(torch, dtype), safety_checker=None, feature_extractor=None,
             local_files_only=True, low_cpu_mem_usage=False, **absent,
         ).to(device)  # fmt: skip
         self.pipeline.set_progress_bar_config(disable=True)

@@ -38,7 +38,7 @@ def test_the_initial_prompt_is_the_best_agreeing_token_inside(sam, tokens, regio
 def test_features_are_those_that_the_mask_decoder_decodes(sam, tokens):
     point = torch.tensor([36.0, 28.0])
     seen = []
-    handle = sam.mask_decoder.transformer.register_forward_hook(lambda module, given, found: seen.append(found[1]))
+    handle = sam.mask_decoder.transformer.register_forward_hook(lambda _module, _given, found: seen.append(found[1]))
     sparse, dense = sam.prompt_encoder(points=(point.view(1, 1, 2), torch.ones(1, 1)), boxes=None, masks=None)
     for image in tokens:
         sam.mask_decoder.predict_masks(image[None], sam.prompt_encoder.get_dense_pe(), sparse, dense)

@@ -82,23 +82,23 @@ def test_a_lean_pair_gives_the_same_loss(network, pairs):
     assert torch.equal(pair_loss(network, lean(pairs[0])), pair_loss(network, pairs[0]))
 
 
-class Interrupted(Exception):
+class InterruptedTrainingError(Exception):
     pass
 
 
 @pytest.mark.parametrize("stop", [0, 2, 4])
 def test_resumed_training_equals_an_uninterrupted_one(sam, pairs, tmp_path, stop):
-    def interrupt(epoch, loss):
+    def interrupt(epoch, _loss):
         if epoch == stop:
-            raise Interrupted
+            raise InterruptedTrainingError
 
     whole = fresh(sam)
     losses = fit(whole, pairs, tmp_path / "whole")
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedTrainingError):
         fit(fresh(sam), pairs, tmp_path / "parts", on_epoch=interrupt)
     resumed, seen = fresh(sam), []
     torch.manual_seed(99)  # a resumed process has another random state
-    assert fit(resumed, pairs, tmp_path / "parts", on_epoch=lambda epoch, loss: seen.append(epoch)) == losses
+    assert fit(resumed, pairs, tmp_path / "parts", on_epoch=lambda epoch, _loss: seen.append(epoch)) == losses
     assert seen == list(range(stop + 1, 6))
     for name, value in whole.selector.state_dict().items():
         assert torch.equal(value, resumed.selector.state_dict()[name])
@@ -107,7 +107,7 @@ def test_resumed_training_equals_an_uninterrupted_one(sam, pairs, tmp_path, stop
 def test_the_learning_rate_follows_a_cosine_to_zero(network, pairs, tmp_path):
     rates = []
 
-    def note(epoch, loss):
+    def note(_epoch, _loss):
         state = torch.load(tmp_path / "training.pt", weights_only=True)
         rates.append(state["optimizer"]["param_groups"][0]["lr"])
 

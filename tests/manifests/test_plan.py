@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifests.errors import ManifestError
+from manifests.files import read_manifest
+from manifests.plan import make_plan, read_plan, settle_plan
+from tests.manifests.tables import manifest_file
+
+
+@given(photos=st.integers(1, 40), shard_size=st.integers(1, 9), max_faces=st.integers(1, 4))
+def test_every_photo_is_in_one_shard_with_rows_of_its_own(
+    tmp_path_factory: pytest.TempPathFactory, photos: int, shard_size: int, max_faces: int
+) -> None:
+    path = manifest_file(tmp_path_factory.mktemp("m"), image=[f"{n}.jpg" for n in range(photos)])
+    plan = make_plan(read_manifest(path), shard_size=shard_size, max_faces=max_faces)
+    shards = [plan.shard(k) for k in range(plan.shards)]
+    items = [item for shard in shards for item in shard]
+    assert items == list(plan.items)
+    assert [item.index for item in items] == list(range(photos))
+    assert [item.row for item in items] == list(range(0, plan.rows, max_faces))
+    assert [{item.shard for item in shard} for shard in shards] == [{k} for k in range(plan.shards)]
+    assert all(len(shard) == shard_size for shard in shards[:-1])
+
+
+def test_the_written_plan_stays_even_with_another_shard_size(tmp_path: Path) -> None:
+    path = manifest_file(
+        tmp_path, image=["a", "b", "c"], bbox=[[0.0, 0, 1, 1], None, None], landmarks=[None, [0.1] * 10, None]
+    )
+    manifest, run = read_manifest(path), tmp_path / "run"
+    plan = settle_plan(manifest, run, shard_size=2, max_faces=3)
+    assert settle_plan(manifest, run, shard_size=1, max_faces=3) == plan == read_plan(run)
+    assert (plan.shards, plan.rows, plan.shard_size) == (2, 9, 2)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"image": ["a"]}, "2 photos, not 1"),
+        ({"image": ["a", "c"]}, "row 1, column image: .*/b, not .*/c"),
+        ({"image": ["a", "b"], "image_id": ["a", "x"]}, "row 1, column image_id: b, not x"),
+        ({"image": ["a", "b"], "bbox": [[0, 0, 1, 1], None]}, "row 0, column bbox: None, not"),
+    ],
+)
+def test_other_photos_need_another_run(tmp_path: Path, columns: dict[str, object], words: str) -> None:
+    run = tmp_path / "run"
+    settle_plan(read_manifest(manifest_file(tmp_path, image=["a", "b"])), run, shard_size=2, max_faces=1)
+    with pytest.raises(ManifestError, match=f"{words}.*use another --run"):
+        settle_plan(read_manifest(manifest_file(tmp_path, **columns)), run, shard_size=2, max_faces=1)
+
+
+def test_another_number_of_faces_needs_another_run(tmp_path: Path) -> None:
+    manifest = read_manifest(manifest_file(tmp_path, image=["a"]))
+    settle_plan(manifest, tmp_path / "run", shard_size=2, max_faces=1)
+    with pytest.raises(ManifestError, match=r"faces\.max_faces = 1, not 2; use another --run"):
+        settle_plan(manifest, tmp_path / "run", shard_size=2, max_faces=2)
+
+
+def test_a_run_without_or_with_a_damaged_plan_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no plan there"):
+        read_plan(tmp_path)
+    (tmp_path / "plan.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ManifestError, match=r"plan\.parquet: not a Parquet file"):
+        read_plan(tmp_path)
