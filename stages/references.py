@@ -121,7 +121,7 @@ def find_faces(item: PlannedItem, context: StageContext) -> tuple[dict[str, Any]
 
 
 def locate(item: PlannedItem, photo: Photo, context: StageContext) -> list[Face]:
-    """The photo's faces: the manifest's landmarks, else the detected faces, those that meet the manifest's box first."""
+    """The photo's faces: the manifest's landmarks, else what is detected, if need be at the manifest's box."""
     settings = context.settings.faces
     if item.landmarks:
         points = np.array(item.landmarks).reshape(5, 2)
@@ -215,8 +215,8 @@ def write(task: ShardTask, plan: Plan, faces: Sequence[AlignedFace], frame: int)
         for name, (dtype, channels, _) in store.CONTENTS[STORE].items()
     }
     for face in faces:
-        for name in arrays:
-            arrays[name][face.row - first] = getattr(face, name)
+        for name, array in arrays.items():
+            array[face.row - first] = getattr(face, name)
     store.write_shard(task.run, STORE, plan, task.shard, arrays)
 
 

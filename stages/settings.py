@@ -62,9 +62,6 @@ class TrainingSettings:
     batch: int = 3
     learning_rate: float = 1e-4
     weight_decay: float = 1e-6
-    patience: int = 5
-    """Per-image fitting stops after this many epochs without an improvement of ``min_delta``."""
-    min_delta: float = 1e-4
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """Photos for training the embedded adapter: training faces with drawn things on them, and no masks.
 
-    python -m stages.embedded.adapter_photos --data DIR --work DIR --out DIR
-    s3pot-batch index DIR --out DIR/in.parquet
-    s3pot-batch train --manifest DIR/in.parquet --run DIR/run --config stages/embedded/adapter.toml
-    cp DIR/run/checkpoint/{model.safetensors,config.json,README.md} stages/embedded/weights/adapter/
+Four commands: python -m stages.embedded.adapter_photos --data DIR --work DIR --out DIR; then s3pot-batch index DIR
+--out DIR/in.parquet; then s3pot-batch train --manifest DIR/in.parquet --run DIR/run --config
+stages/embedded/adapter.toml; and DIR/run/checkpoint is the adapter.
 """
 
 from pathlib import Path

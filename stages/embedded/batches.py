@@ -32,6 +32,7 @@ def batches(draw: Draw, *, size: int, seed: int, workers: int) -> Iterator[dict[
 
 
 def _one_thread(worker: int) -> None:
+    del worker  # every worker alike
     import cv2
 
     cv2.setNumThreads(1)

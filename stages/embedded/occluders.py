@@ -181,8 +181,12 @@ def _glasses(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]
                 cv2.fillPoly(canvas, [corners], 255)
     along = (eyes[1] - eyes[0]) / max(gap, 1)
     arm = max(int(gap * 0.05), 2)
-    ends = [(eyes[0] + along * lens[0] / 2, eyes[1] - along * lens[0] / 2), (eyes[0] - along * lens[0] / 2, eyes[0] - along * gap),
-            (eyes[1] + along * lens[0] / 2, eyes[1] + along * gap)]  # fmt: skip
+    half = along * lens[0] / 2
+    ends = [
+        (eyes[0] + half, eyes[1] - half),
+        (eyes[0] - half, eyes[0] - along * gap),
+        (eyes[1] + half, eyes[1] + along * gap),
+    ]
     for start, end in ends:
         cv2.line(
             canvas,

@@ -32,7 +32,8 @@ def fit(
         loss: maps a batch to named scalar losses; they are summed.
         samples: endless batches of tensors.
         optimizer: its learning rates are the peaks of a warm-up and cosine schedule.
-        minutes, steps: bounds of the training.
+        minutes: bound of the training, in wall time.
+        steps: bound of the training, in optimiser steps.
         log: a JSON-lines file of losses; a checkpoint is kept beside it.
         decay: of the exponential moving average of the weights.
 

@@ -40,7 +40,7 @@ class HeatmapDetector:
 
     @torch.inference_mode()
     def detect(self, photo: NDArray[np.uint8], min_score: float) -> list[Face]:
-        """H×W×3 uint8 RGB → faces, best first; of boxes that share more than 40 % of the smaller one, the best stays."""
+        """H×W×3 uint8 RGB → faces, best first; boxes that share 40 % of the smaller one are one face."""
         found: list[Face] = []
         for look, side in enumerate(self.sides):
             scale = side / max(photo.shape[:2])

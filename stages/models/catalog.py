@@ -96,7 +96,7 @@ def describe(profile: Profile, *parts: str) -> dict[str, object]:
     specs = {part: getattr(profile, part) for part in parts or PARTS}
     return {
         part: {"kind": spec.kind, "weights": weights_digest(spec), "dtype": spec.dtype,
-               "options": {name: value for name, value in spec.options}}
+               "options": dict(spec.options)}
         for part, spec in specs.items()
     }  # fmt: skip
 

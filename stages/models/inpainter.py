@@ -75,8 +75,9 @@ class ControlNetInpainter:
             B×S×S×3 uint8 RGB; outside the holes exactly the photo's pixels.
         """
         photo = self._resized(torch.from_numpy(frames))
-        hole = (F.adaptive_max_pool2d(torch.from_numpy(holes)[:, None].float(), self.size)
-                if self.size < frames.shape[1] else F.interpolate(torch.from_numpy(holes)[:, None].float(), self.size))  # fmt: skip
+        hole = torch.from_numpy(holes)[:, None].float()
+        smaller = self.size < frames.shape[1]  # a cell of the smaller mask is hole if any of its pixels is
+        hole = F.adaptive_max_pool2d(hole, self.size) if smaller else F.interpolate(hole, self.size)
         parts = self._resized(torch.from_numpy(colourise(parsing)))
         shown = torch.where(hole > 0, torch.tensor(127 / 255), photo) if hide else photo
         condition = torch.cat([parts, shown], 1) if self.six_channels else parts

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from stages.errors import ConfigError
@@ -33,6 +34,6 @@ def load_adapter(folder: Path) -> PromptSelector:
         config = json.loads((folder / "config.json").read_text())
         selector = PromptSelector(config["embed_dim"], config["heads"])
         selector.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"{folder}: not an adapter ({error}); make one with: s3pot-batch train") from error
     return selector.eval()

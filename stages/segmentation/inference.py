@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from scipy.special import expit
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
@@ -62,7 +63,7 @@ def run_shard(task: ShardTask, context: StageContext) -> ShardReport:
         for row in rows:
             began = time.perf_counter()
             found = {face["row"]: segment(network, read_pair(task.run, face["row"]), context) for face in row["faces"]}
-            row |= answer(row, found, context.settings.segments.threshold)
+            row.update(answer(row, found, context.settings.segments.threshold))
             row["seconds"] = (row["seconds"] or 0.0) + time.perf_counter() - began
             masks |= found
     except torch.cuda.OutOfMemoryError as error:
@@ -101,8 +102,8 @@ def segment(network: S3POT, pair: Pair, context: StageContext) -> FaceMask:
         empty = np.zeros((side, side), np.float32)
         return FaceMask(empty, empty.astype(np.uint8), empty, empty.astype(np.int8), region, 0.0)
     segmentation: Segmentation = network(prompted)
-    visible = _to_frame(segmentation.logits.sigmoid(), side)
-    occlusion = np.where(region, 1 - visible, 0).astype(np.float32)
+    hidden = _to_frame(-segmentation.logits, side)
+    occlusion = np.where(region, expit(hidden), 0).astype(np.float32)
     return FaceMask(
         occlusion=occlusion,
         visible_face=(region & (occlusion <= context.settings.segments.threshold)).astype(np.uint8),
@@ -169,6 +170,6 @@ def write(task: ShardTask, plan: Plan, masks: dict[int, FaceMask], frame: int) -
         name: np.zeros((slots, frame, frame), dtype) for name, (dtype, _, _) in store.CONTENTS[STORE].items()
     }
     for row, mask in masks.items():
-        for name in arrays:
-            arrays[name][row - first] = getattr(mask, name)
+        for name, array in arrays.items():
+            array[row - first] = getattr(mask, name)
     store.write_shard(task.run, STORE, plan, task.shard, arrays)

@@ -9,6 +9,7 @@ from segment_anything.modeling import Sam
 
 from stages import store
 from stages.models.sam import encode
+from stages.segmentation.enhancement import token_region
 from stages.segmentation.network import S3POT, Prompted
 
 STORE = "references.zarr"
@@ -36,7 +37,6 @@ def read_pair(run: Path, row: int) -> Pair:
 def prompt_pair(network: S3POT, sam: Sam, pair: Pair) -> Prompted | None:
     """Encode a pair and find its prompts; ``None`` where the face region is smaller than a token."""
     tokens = encode(sam, torch.stack([pair.raw, pair.reference]))
-    try:
-        return network.prompt(tokens[0], tokens[1], pair.region.to(tokens.device))
-    except ValueError:
+    if not token_region(pair.region, tokens.shape[-1]).any():
         return None
+    return network.prompt(tokens[0], tokens[1], pair.region.to(tokens.device))

@@ -1,0 +1,117 @@
+"""The whole pipeline with the embedded models on real portraits, through the command line."""
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import xarray
+from PIL import Image
+
+from stages.evaluation.demo import build
+from stages.images import decode_rle
+
+SCRIPT = Path(sys.executable).with_name("s3pot-batch")
+
+
+def command(*words, cwd):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [SCRIPT, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three demo photos, one of them with two faces, and four that cannot be segmented."""
+    folder, some = tmp_path_factory.mktemp("all"), tmp_path_factory.mktemp("photos")
+    build(folder)
+    for name in ("astronaut_mask_0", "hopper_cup_0", "both_0"):
+        shutil.copy(folder / f"{name}.jpg", some)
+        shutil.copy(folder / f"{name}_mask.png", some)
+    (some / "text.jpg").write_text("no photo")
+    (some / "cut.jpg").write_bytes((some / "both_0.jpg").read_bytes()[:5000])
+    Image.new("RGB", (200, 150), "grey").save(some / "empty.jpg")
+    lines = ["image,mask"] + [f"{p.name}," for p in sorted(some.glob("*.jpg"))] + ["gone.jpg,"]
+    lines = [f"{x}{x[:-5]}_mask.png" if "_0" in x else x for x in lines]
+    (some / "in.csv").write_text("\n".join(lines) + "\n")
+    assert command("index", some / "in.csv", "--out", some / "in.parquet", cwd=some).returncode == 0
+    return some
+
+
+@pytest.fixture(scope="module")
+def run(photos):
+    """The answer of two workers, with shards of two photos."""
+    done = command("segment", "--manifest", "in.parquet", "--run", "run", "--workers", 2, "--shard-size", 2, cwd=photos)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return photos / "run"
+
+
+def test_every_row_has_a_status_and_a_reason(run):
+    answer = pd.read_parquet(run / "segments.parquet").set_index("image")
+    assert answer["status"].to_dict() == {
+        "astronaut_mask_0.jpg": "ok", "both_0.jpg": "ok", "cut.jpg": "failed", "empty.jpg": "no_face",
+        "hopper_cup_0.jpg": "ok", "text.jpg": "failed", "gone.jpg": "failed",
+    }  # fmt: skip
+    failed = answer[answer["status"] == "failed"]
+    assert failed["error_type"].to_dict() == {
+        "cut.jpg": "TruncatedImage", "text.jpg": "NotAnImage", "gone.jpg": "MissingFile",
+    }  # fmt: skip
+    assert failed["error"].str.len().gt(10).all()
+
+
+def test_masks_are_in_the_photos_own_pixels(run, photos):
+    for row in pq.read_table(run / "segments.parquet").to_pylist():
+        if row["status"] == "ok":
+            with Image.open(photos / row["image"]) as photo:
+                size = photo.size[::-1]
+            occlusion, region = decode_rle(row["occlusion"]), decode_rle(row["face_region"])
+            assert occlusion.shape == region.shape == size == (row["height"], row["width"])
+            assert not (occlusion & ~region).any()
+            assert region.any()
+            assert row["occlusion_ratio"] == pytest.approx(occlusion.sum() / region.sum())
+
+
+def test_a_photo_of_two_has_two_faces(run):
+    answer = {row["image"]: row for row in pq.read_table(run / "segments.parquet").to_pylist()}
+    assert len(answer["both_0.jpg"]["faces"]) == 2
+
+
+def test_workers_shards_and_batches_change_nothing(run, photos):
+    other = ("--run", "serial", "--workers", 0, "--shard-size", 3, "--batch-size", 1)
+    assert command("segment", "--manifest", "in.parquet", *other, cwd=photos).returncode == 1
+    first, second = (pq.read_table(photos / name / "segments.parquet") for name in ("run", "serial"))
+    for column in ("status", "occlusion", "face_region", "faces"):
+        assert first[column].to_pylist() == second[column].to_pylist(), column
+
+
+def test_the_stores_open_elsewhere_without_a_warning(run):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        references, masks = (xarray.open_zarr(run / name) for name in ("references.zarr", "masks.zarr"))
+    assert references["raw"].dims == ("row", "y", "x", "channel")
+    assert masks["occlusion"].dims == ("row", "y", "x")
+    assert float(masks["occlusion"].max()) <= 1
+    raw, reference = (references[name][0].values for name in ("raw", "reference"))
+    hole = references["region"][0].values > 0
+    assert np.abs(raw.astype(int) - reference)[hole].mean() > 1, "nothing was inpainted"
+
+
+def test_a_finished_run_is_not_done_again(run, photos):
+    before = {path: path.stat().st_mtime_ns for path in (run / "items").rglob("*.parquet")}
+    command("segment", "--manifest", "in.parquet", "--run", "run", cwd=photos)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_evaluation_prints_its_figures(run, photos):
+    done = command("evaluate", "--manifest", "in.parquet", "--run", "run", cwd=photos)
+    assert done.returncode == 0, done.stderr
+    assert "iou" in done.stdout
+    assert len(pq.read_table(run / "evaluation.parquet")) == 3
