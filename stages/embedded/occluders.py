@@ -79,7 +79,7 @@ def _filled(size: int, outline: NDArray[np.floating]) -> Alpha:
 
 
 def _shrunk(canvas: Image, size: int) -> Alpha:
-    return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    return np.asarray(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), np.float32) / np.float32(255)
 
 
 def _hand(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
@@ -151,7 +151,7 @@ def _lower_cover(rng: np.random.Generator, size: int, landmarks: NDArray[np.floa
                 1,
                 cv2.LINE_AA,
             )
-        mask = canvas.astype(np.float32) / 255
+        mask = canvas.astype(np.float32) / np.float32(255)
     return mask
 
 
@@ -252,7 +252,8 @@ def _plain_texture(rng: np.random.Generator, size: int, kind: str = "noise") -> 
             grid = rng.random((cells, cells)).astype(np.float32)
             blend += cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC) * rng.random()
         blend = (blend - blend.min()) / max(np.ptp(blend), 1e-6)
-    return (base * (1 - blend[..., None]) + other * blend[..., None]).clip(0, 255).astype(np.uint8)
+    blended = base * (1 - blend[..., None]) + other * blend[..., None]
+    return np.asarray(blended.clip(0, 255), np.uint8)
 
 
 def _skin(rng: np.random.Generator, photo: Image, landmarks: NDArray[np.float32]) -> Image:
@@ -266,13 +267,14 @@ def _skin(rng: np.random.Generator, photo: Image, landmarks: NDArray[np.float32]
     skin = cv2.resize(patch, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     coarse = cv2.resize(rng.normal(1, 0.16, (5, 5)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     tone = np.exp(rng.normal(0, 0.1)) * np.exp(rng.normal(0, 0.03, 3))
-    return (skin * coarse[..., None] * tone + rng.normal(0, 4, (size, size, 1))).clip(0, 255).astype(np.uint8)
+    shaded = skin * coarse[..., None] * tone + rng.normal(0, 4, (size, size, 1))
+    return np.asarray(shaded.clip(0, 255), np.uint8)
 
 
 def _shade(rng: np.random.Generator, texture: Image) -> Image:
     size = texture.shape[0]
     light = cv2.resize(rng.normal(1, 0.2, (3, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-    return (texture * light[..., None]).clip(0, 255).astype(np.uint8)
+    return np.asarray((texture * light[..., None]).clip(0, 255), np.uint8)
 
 
 def backdrop(rng: np.random.Generator, photo: Image, size: int) -> Image:

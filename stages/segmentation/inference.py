@@ -8,8 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from scipy.special import expit
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch.nn import functional as F
 
 from manifests.files import read_items, shard_is_done, write_items
@@ -124,8 +124,8 @@ def _drawn(prompted: Prompted, side: int) -> NDArray[np.int8]:
     drawn = np.zeros((side, side), np.int8)
     tokens = prompted.tokens.shape[-1]
     cells = prompted.prompts.cells.cpu().numpy()
-    at = lambda n: ((n + 0.5) * side / tokens).astype(int)  # noqa: E731
-    drawn[at(cells // tokens), at(cells % tokens)] = 2 - prompted.prompts.labels.cpu().numpy().astype(np.int8)
+    y, x = ((np.stack([cells // tokens, cells % tokens]) + 0.5) * side / tokens).astype(int)
+    drawn[y, x] = 2 - prompted.prompts.labels.cpu().numpy().astype(np.int8)
     return drawn
 
 

@@ -1,4 +1,3 @@
-# ruff: noqa: S603  (the programs run here are our own)
 import json
 import os
 import signal

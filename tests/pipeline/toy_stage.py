@@ -1,4 +1,3 @@
-# ruff: noqa: ARG001  (stages share one signature)
 """Toy stages that a worker process can import."""
 
 import os

@@ -4,7 +4,14 @@ from PIL import Image
 
 from stages.errors import ItemError
 from stages.images import (
-    ImageTooLarge, MissingFile, NotAnImage, TruncatedImage, decode_rle, encode_rle, read_mask, read_photo,
+    ImageTooLarge,
+    MissingFile,
+    NotAnImage,
+    TruncatedImage,
+    decode_rle,
+    encode_rle,
+    read_mask,
+    read_photo,
 )  # fmt: skip
 
 LIMIT = 10_000
