@@ -6,20 +6,19 @@ stages/embedded/adapter.toml; and DIR/run/checkpoint is the adapter.
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 from PIL import Image
 
+from stages.commandline import run
 from stages.embedded.faces import crop, jitter, load_faces
 from stages.embedded.occluders import occlude
 
 
 def main(
-    data: Annotated[Path, typer.Option()],
-    work: Annotated[Path, typer.Option()],
-    out: Annotated[Path, typer.Option()],
+    data: Path,
+    work: Path,
+    out: Path,
     photos: int = 96,
     seed: int = 6,
 ) -> None:
@@ -41,4 +40,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

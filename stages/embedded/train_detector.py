@@ -4,15 +4,14 @@ python -m stages.embedded.train_detector --data DIR --work DIR --minutes 8
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
-import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.commandline import run
 from stages.embedded.batches import as_pixels, batches
 from stages.embedded.faces import Faces, load_faces, relight
 from stages.embedded.occluders import backdrop, occlude
@@ -135,9 +134,9 @@ def measure(net: DetectionNet, faces: Faces) -> dict[str, float]:
 
 
 def main(
-    data: Annotated[Path, typer.Option()],
-    work: Annotated[Path, typer.Option()],
-    out: Annotated[Path | None, typer.Option()] = None,
+    data: Path,
+    work: Path,
+    out: Path | None = None,
     minutes: float = 8.0,
     steps: int = 100_000,
     batch: int = 16,
@@ -166,4 +165,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -9,12 +9,11 @@ and the photo shows the occluder), half are *filled* (the hole is a known part, 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-import typer
 from diffusers import (
     AutoencoderKL,
     ControlNetModel,
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.commandline import run
 from stages.embedded.batches import as_pixels, batches
 from stages.embedded.faces import UNLABELLED, Faces, crop, jitter, load_faces, relight
 from stages.embedded.occluders import occlude
@@ -38,7 +38,6 @@ from stages.settings import FACE_CLASSES
 SIZE = 128
 FACE_IDS = [CLASSES.index(name) for name in FACE_CLASSES]
 Encode = Callable[[Tensor], Tensor]
-app = typer.Typer(add_completion=False)
 
 
 def build_vae() -> AutoencoderKL:
@@ -131,10 +130,9 @@ def complete_parsing(faces: Faces, parser: Path, cache: Path) -> NDArray[np.uint
     return np.asarray(np.load(cache), np.uint8)
 
 
-@app.command()
 def vae(
-    data: Annotated[Path, typer.Option()],
-    work: Annotated[Path, typer.Option()],
+    data: Path,
+    work: Path,
     minutes: float = 6.0,
     steps: int = 100_000,
     batch: int = 8,
@@ -175,12 +173,11 @@ def vae(
     trained.save_pretrained(work / "vae")
 
 
-@app.command()
 def controlnet(
-    data: Annotated[Path, typer.Option()],
-    work: Annotated[Path, typer.Option()],
-    out: Annotated[Path | None, typer.Option()] = None,
-    parser: Annotated[Path | None, typer.Option()] = None,
+    data: Path,
+    work: Path,
+    out: Path | None = None,
+    parser: Path | None = None,
     minutes: float = 30.0,
     steps: int = 100_000,
     batch: int = 8,
@@ -294,4 +291,4 @@ def save(models: nn.ModuleDict, scheduler: DDIMScheduler, autoencoder: Autoencod
 
 
 if __name__ == "__main__":
-    app()
+    run(vae, controlnet)

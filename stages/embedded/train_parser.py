@@ -4,15 +4,14 @@ python -m stages.embedded.train_parser --data DIR --work DIR --minutes 15
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
-import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.commandline import run
 from stages.embedded.batches import as_pixels, batches
 from stages.embedded.faces import UNLABELLED, Faces, crop, jitter, load_faces, relight
 from stages.embedded.occluders import occlude
@@ -84,9 +83,9 @@ def measure(net: ParsingNet, faces: Faces, *, occluded: float, samples: int = 25
 
 
 def main(
-    data: Annotated[Path, typer.Option()],
-    work: Annotated[Path, typer.Option()],
-    out: Annotated[Path | None, typer.Option()] = None,
+    data: Path,
+    work: Path,
+    out: Path | None = None,
     minutes: float = 15.0,
     steps: int = 100_000,
     batch: int = 16,
@@ -114,4 +113,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -7,17 +7,16 @@ extent. Nothing tells the network which of two things is "the occlusion": the pr
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
-import typer
 from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.commandline import run
 from stages.embedded.batches import batches
 from stages.embedded.faces import Faces, crop, jitter, load_faces, relight
 from stages.embedded.occluders import occlude
@@ -159,10 +158,10 @@ def measure(sam: Sam, faces: Faces, parsing: NDArray[np.uint8]) -> dict[str, flo
 
 
 def main(
-    data: Annotated[Path, typer.Option()],
-    work: Annotated[Path, typer.Option()],
-    out: Annotated[Path | None, typer.Option()] = None,
-    parser: Annotated[Path | None, typer.Option()] = None,
+    data: Path,
+    work: Path,
+    out: Path | None = None,
+    parser: Path | None = None,
     minutes: float = 25.0,
     steps: int = 100_000,
     batch: int = 6,
@@ -208,4 +207,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

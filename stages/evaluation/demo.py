@@ -8,16 +8,15 @@ as occlusion; nobody outlined them, so her untouched portrait has no truth, and 
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import cv2
 import numpy as np
 import pyarrow as pa
-import typer
 from numpy.typing import NDArray
 from PIL import Image
 
 from manifests.files import write_parquet
+from stages.commandline import run
 
 Picture = NDArray[np.uint8]
 
@@ -140,10 +139,10 @@ def _save(out: Path, stem: str, kind: str, image: Picture, hidden: NDArray[np.bo
     return {"image": f"{stem}.jpg", "mask": f"{stem}_mask.png" if hidden is not None else None, "kind": kind}
 
 
-def main(out: Annotated[Path, typer.Option()], seed: int = 0) -> None:
+def main(out: Path, seed: int = 0) -> None:
     """Build the demo's photos."""
     build(out, seed)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)
