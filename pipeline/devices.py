@@ -39,6 +39,18 @@ def resolve(choice: str) -> str:
     return "cuda:0" if choice == "cuda" else choice
 
 
+def settle_threads(device: str) -> None:
+    """One torch thread for models on a CPU, whatever the machine and the number of workers.
+
+    Sums over several threads round differently for each number of threads, and detection and diffusion turn a last bit
+    into other masks. Cores are used by running several workers.
+    """
+    if device == "cpu":
+        import torch
+
+        torch.set_num_threads(1)
+
+
 def placement(
     choice: DeviceChoice, *, workers: int | None, shards: int, gpus: Sequence[str], cores: int
 ) -> tuple[Place, ...]:
@@ -50,7 +62,7 @@ def placement(
             0, or a single shard when the number is left open, means this process: the answer is empty.
         shards: how many shards wait.
         gpus: values for ``CUDA_VISIBLE_DEVICES``, one per card.
-        cores: CPU cores, shared out evenly as threads.
+        cores: CPU cores; GPU processes share them out as threads, CPU processes have one each.
 
     Raises:
         ConfigError: ``cuda`` without a GPU, or a negative number of workers.
@@ -67,6 +79,6 @@ def placement(
     return tuple(
         Place("cuda:0", (("CUDA_VISIBLE_DEVICES", cards[worker % len(cards)]), ("OMP_NUM_THREADS", threads)))
         if cards
-        else Place("cpu", (("CUDA_VISIBLE_DEVICES", ""), ("OMP_NUM_THREADS", threads)))
+        else Place("cpu", (("CUDA_VISIBLE_DEVICES", ""), ("OMP_NUM_THREADS", "1")))
         for worker in range(number)
     )

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pipeline.devices import resolve
+from pipeline.devices import resolve, settle_threads
 from stages.base import RunShard, ShardReport, ShardTask, StageContext
 from stages.errors import ConfigError, RetryableError, ShardError
 
@@ -45,6 +45,7 @@ def attempt(run_shard: RunShard, task: ShardTask, context: StageContext) -> Shar
         ConfigError: from the stage; no shard could do better.
     """
     context = replace(context, device=resolve(context.device))
+    settle_threads(context.device)
     try:
         return _with_retries(run_shard, task, context)
     except ConfigError:

@@ -281,7 +281,8 @@ def backdrop(rng: np.random.Generator, photo: Image, size: int) -> Image:
     """A scene's background: a drawn texture, or the edge of a photo far enlarged; S×S×3 uint8."""
     if rng.random() < 0.5:
         side = photo.shape[0]
-        corner = photo[: side // 5, : side // 4] if rng.random() < 0.5 else photo[-side // 6 :, : side // 4]
+        corners = (photo[: side // 5, : side // 4], photo[-side // 6 :, : side // 4], photo[-side // 8 :])
+        corner = corners[int(rng.integers(3))]  # sky, shoulder, clothes
         return np.asarray(cv2.resize(corner, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8).copy()
     image = np.full((size, size, 3), rng.uniform(0, 255, 3), np.uint8)
     nowhere = np.full((5, 2), size / 2, np.float32)

@@ -18,6 +18,7 @@ from stages.embedded.occluders import backdrop, occlude
 from stages.embedded.schedule import fit
 from stages.embedded.weights import half, write_weights
 from stages.models.detection_net import STRIDE, UNIT, DetectionNet
+from stages.models.weights import read_state
 
 SIZE = 192
 CELLS = SIZE // STRIDE
@@ -51,7 +52,7 @@ class Scenes:
         if rng.random() < 0.55:
             photo = occlude(rng, photo, self.faces.images[donor], landmarks).image
         largest = 1.9 if alone else 0.75
-        scale = SIZE / side * float(np.exp(rng.uniform(np.log(0.28), np.log(largest))))
+        scale = SIZE / side * float(np.exp(rng.uniform(np.log(0.22), np.log(largest))))
         turn = cv2.getRotationMatrix2D((side / 2, side / 2), float(rng.normal(0, 11)), scale)
         reach = max(SIZE - side * scale, 0) / 2 + 0.08 * SIZE
         turn[:, 2] += SIZE / 2 - side / 2 + rng.uniform(-reach, reach, 2)
@@ -142,11 +143,14 @@ def main(
     batch: int = 16,
     seed: int = 4,
     device: str = "cpu",
+    start: Path | None = None,
 ) -> None:
-    """Train the detector and write its weights and metrics."""
+    """Train the detector, from weights to start with if given, and write its weights and metrics."""
     torch.manual_seed(seed)
     faces = load_faces(data, work)
     net = DetectionNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if start is not None:
+        net.load_state_dict(read_state(start))
     models = nn.ModuleDict({"detector": net})
     samples = batches(Scenes(faces), size=batch, seed=seed, workers=1)
 

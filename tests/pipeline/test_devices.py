@@ -23,9 +23,9 @@ def test_more_workers_than_gpus_share_them_in_turn():
     assert environments(places, "CUDA_VISIBLE_DEVICES") == ["0", "1", "5", "GPU-7", "0", "1"]
 
 
-def test_cpu_workers_share_the_cores_and_see_no_card():
+def test_cpu_workers_have_one_thread_and_see_no_card():
     places = placement("cpu", workers=2, shards=100, **FOUR_GPUS)
-    assert places == (Place("cpu", (("CUDA_VISIBLE_DEVICES", ""), ("OMP_NUM_THREADS", "4"))),) * 2
+    assert places == (Place("cpu", (("CUDA_VISIBLE_DEVICES", ""), ("OMP_NUM_THREADS", "1"))),) * 2
 
 
 def test_one_cpu_worker_per_core_by_default():

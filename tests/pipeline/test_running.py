@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.devices import Place
 from pipeline.runner import run_serial
@@ -59,6 +60,11 @@ class RunnerContract:
         (report,) = self.run(toy_stage.never_fits, tasks(tmp_path, 1), CONTEXT, lambda _: None)
         assert report.error == "RetryableError: out of memory"
         assert (tmp_path / "tries-0").read_text().split() == ["8", "4", "2", "1"]
+
+    def test_models_on_a_cpu_have_one_thread_so_that_results_agree(self, tmp_path):
+        torch.set_num_threads(2)
+        reports = self.run(toy_stage.tells_torch_threads, tasks(tmp_path), CONTEXT, lambda _: None)
+        assert [report.items for report in reports] == [1, 1, 1]
 
     def test_a_wrong_configuration_stops_everything(self, tmp_path):
         with pytest.raises(ConfigError, match="the weights are missing"):

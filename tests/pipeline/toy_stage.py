@@ -57,6 +57,12 @@ def waits(task: ShardTask, context: StageContext) -> ShardReport:
     return report(task)
 
 
+def tells_torch_threads(task: ShardTask, context: StageContext) -> ShardReport:
+    import torch
+
+    return report(task, items=torch.get_num_threads())
+
+
 def tells_environment(task: ShardTask, context: StageContext) -> ShardReport:
     names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
     return ShardReport(task.stage, task.shard, error=" ".join(os.environ.get(name, "?") for name in names))
