@@ -107,7 +107,7 @@ def _local_cluster(places: Sequence[Place]) -> SpecCluster:
     # Logs are silenced because a worker's death ends in a report, and its shut-down interests nobody.
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names})
-    address = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard": False, "dashboard_address": None}
+    address = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     workers = {
         number: {
             "cls": Nanny,

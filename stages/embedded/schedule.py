@@ -24,6 +24,7 @@ def fit(
     steps: int,
     log: Path,
     decay: float = 0.998,
+    start: Path | None = None,
 ) -> nn.ModuleDict:
     """Train ``models`` until the minutes or the steps are used up; the learning rate follows whichever is nearer.
 
@@ -36,10 +37,13 @@ def fit(
         steps: bound of the training, in optimiser steps.
         log: a JSON-lines file of losses; a checkpoint is kept beside it.
         decay: of the exponential moving average of the weights.
+        start: a checkpoint of an earlier call, whose weights this one goes on from.
 
     Returns:
         The averaged models, in evaluation mode.
     """
+    if start is not None:
+        models.load_state_dict(torch.load(start, weights_only=True))
     averaged = copy.deepcopy(models).eval().requires_grad_(requires_grad=False)
     peaks = [group["lr"] for group in optimizer.param_groups]
     started, step, sums = time.monotonic(), 0, dict[str, float]()

@@ -18,7 +18,6 @@ from stages.embedded.occluders import backdrop, occlude
 from stages.embedded.schedule import fit
 from stages.embedded.weights import half, write_weights
 from stages.models.detection_net import STRIDE, UNIT, DetectionNet
-from stages.models.weights import read_state
 
 SIZE = 192
 CELLS = SIZE // STRIDE
@@ -143,14 +142,13 @@ def main(
     batch: int = 16,
     seed: int = 4,
     device: str = "cpu",
+    rate: float = 2e-3,
     start: Path | None = None,
 ) -> None:
-    """Train the detector, from weights to start with if given, and write its weights and metrics."""
+    """Train the detector, from a checkpoint of an earlier training if given, and write its weights and metrics."""
     torch.manual_seed(seed)
     faces = load_faces(data, work)
     net = DetectionNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if start is not None:
-        net.load_state_dict(read_state(start))
     models = nn.ModuleDict({"detector": net})
     samples = batches(Scenes(faces), size=batch, seed=seed, workers=1)
 
@@ -159,10 +157,10 @@ def main(
             out = net(as_pixels(sample["image"].to(device)))
         return detection_loss(out.float(), {name: value.to(device) for name, value in sample.items()})
 
-    optimizer = torch.optim.AdamW(models.parameters(), lr=2e-3, weight_decay=1e-2)
-    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "detector.jsonl").to(
-        "cpu"
-    )
+    optimizer = torch.optim.AdamW(models.parameters(), lr=rate, weight_decay=1e-2)
+    averaged = fit(
+        models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "detector.jsonl", start=start
+    ).to("cpu")
     best = averaged["detector"]
     assert isinstance(best, DetectionNet)
     write_weights("detector", half(best), measure(best, faces), {"seed": seed, "minutes": minutes, "batch": batch}, out)

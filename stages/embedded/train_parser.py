@@ -91,8 +91,10 @@ def main(
     batch: int = 16,
     seed: int = 1,
     device: str = "cpu",
+    rate: float = 2e-3,
+    start: Path | None = None,
 ) -> None:
-    """Train the parser and write its TorchScript file and metrics."""
+    """Train the parser, from an earlier training's checkpoint if given, and write its TorchScript file and metrics."""
     torch.manual_seed(seed)
     faces = load_faces(data, work)
     net = ParsingNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -104,8 +106,10 @@ def main(
             logits = net.logits(as_pixels(sample["image"].to(device)))
         return parsing_loss(logits, sample["labels"].to(device))
 
-    optimizer = torch.optim.AdamW(models.parameters(), lr=2e-3, weight_decay=1e-2)
-    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "parser.jsonl")
+    optimizer = torch.optim.AdamW(models.parameters(), lr=rate, weight_decay=1e-2)
+    averaged = fit(
+        models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "parser.jsonl", start=start
+    )
     best = averaged["parser"].to("cpu")
     assert isinstance(best, ParsingNet)
     metrics = {"clean": measure(best, faces, occluded=0.0), "occluded": measure(best, faces, occluded=1.0)}

@@ -3,10 +3,15 @@
     python -m stages.embedded.train_segmenter --data DIR --work DIR --parser parser.safetensors --minutes 25
 
 Targets are face parts, the visible face, hair, and pasted things; a face is annotated as in SA-1B, to its visible
-extent. Nothing tells the network which of two things is "the occlusion": the prompt decides.
+extent. Nothing tells the network which of two things is "the occlusion": the prompt decides. Prompts are a few points,
+or a box, or points all over the face as S³POT's prompt selection sets them.
+
+The encoder also learns that two pictures of one face have the same token wherever they show the same spot (dense
+contrastive learning; Wang et al., arXiv 2011.09157): S³POT compares a photo with its reference token by token.
 """
 
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -28,6 +33,10 @@ from stages.models.sam import TrunkImageEncoder, build_small_sam
 SIZE = 128
 PROMPTS = 4
 POINTS = 24
+GRID = 32
+DENSE = 480
+"""Most points of a prompt that covers a face on the token grid."""
+TEMPERATURE = 0.1
 PARTS = ([14], [15], [10], [11, 12, 13], [6, 7], [8, 9], [1], [3], [12], [13], [6], [7], [8], [9], [4, 5])
 
 
@@ -43,21 +52,34 @@ class PromptSamples:
         self.single = single
 
     def __call__(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """``image`` S×S×3 uint8; ``masks`` K×S×S; ``points`` K×P×2 (x, y); ``labels`` K×P (−1 pads); ``boxes`` K×4."""
+        """One sample of K prompts with P points each.
+
+        ``image``, ``reference`` S×S×3 uint8; ``same`` T×T bool, where both show the same; ``masks`` K×S×S;
+        ``points`` K×P×2 (x, y); ``labels`` K×P (−1 pads); ``boxes`` K×4.
+        """
         n, donor = rng.choice(self.indices, 2)
         matrix = jitter(rng, self.faces.images.shape[1], SIZE)
-        image, parts = crop(self.faces.images[n], self.parsing[n], matrix, SIZE)
+        clean, parts = crop(self.faces.images[n], self.parsing[n], matrix, SIZE)
         other, _ = crop(self.faces.images[donor], self.parsing[donor], matrix, SIZE)
         points = (self.faces.landmarks[n] @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
         if np.linalg.det(matrix[:, :2]) < 0:
             points = points[[1, 0, 2, 4, 3]]
         thing = np.zeros((SIZE, SIZE), bool)
+        image = clean
         if rng.random() < 0.9:
-            occluded = occlude(rng, image, other, points)
+            occluded = occlude(rng, clean, other, points)
             image, thing = occluded.image, occluded.alpha > 0.5
         masks = self._targets(rng, parts, thing)
-        prompts = [self._prompt(rng, mask) for mask in masks]
-        return {"image": relight(rng, image), "masks": np.stack(masks).astype(np.float32),
+        if not self.single and rng.random() < 0.3:
+            cells = self._cells(rng, parts)
+            prompts = [self._dense_prompt(rng, mask, cells) for mask in masks]
+        else:
+            prompts = [self._prompt(rng, mask) for mask in masks]
+        lit = relight(rng, np.concatenate([image, clean]))  # one light for both
+        touched = cv2.dilate(thing.astype(np.float32), np.ones((5, 5), np.uint8))
+        same = cv2.resize(touched, (GRID, GRID), interpolation=cv2.INTER_AREA) == 0
+        return {"image": lit[:SIZE], "reference": regenerated(rng, lit[SIZE:]), "same": same,
+                "masks": np.stack(masks).astype(np.float32),
                 "points": np.stack([p[0] for p in prompts]), "labels": np.stack([p[1] for p in prompts]),
                 "boxes": np.stack([p[2] for p in prompts])}  # fmt: skip
 
@@ -79,7 +101,7 @@ class PromptSamples:
     def _prompt(
         self, rng: np.random.Generator, mask: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        points, labels = np.zeros((POINTS, 2), np.float32), np.full(POINTS, -1, np.float32)
+        points, labels = np.zeros((DENSE, 2), np.float32), np.full(DENSE, -1, np.float32)
         wanted = 1 if self.single else int(np.exp(rng.uniform(0, np.log(POINTS * 0.6))))
         refused = (
             1
@@ -98,21 +120,69 @@ class PromptSamples:
                 points[at : at + count], labels[at : at + count] = chosen[:, ::-1] + 0.5, label
                 at += count
         if not self.single and wanted + refused > 6 and rng.random() < 0.5:  # a matching is never all right
-            wrong = rng.random(POINTS) < 0.06
+            wrong = rng.random(DENSE) < 0.06
             labels = np.where(wrong & (labels >= 0), 1 - labels, labels).astype(np.float32)
-        rows, columns = np.nonzero(mask)
-        box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
-        return points, labels, box
+        return points, labels, bounds(mask)
+
+    def _cells(self, rng: np.random.Generator, parts: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """P×2 (x, y) centres of the grid's cells inside the face."""
+        stride = SIZE // GRID
+        rows, columns = np.nonzero(np.isin(parts[stride // 2 :: stride, stride // 2 :: stride], FACE_IDS))
+        cells = (np.stack([columns, rows], 1).astype(np.float32) + np.float32(0.5)) * stride
+        return cells if len(cells) <= DENSE else cells[np.sort(rng.choice(len(cells), DENSE, replace=False))]
+
+    def _dense_prompt(
+        self, rng: np.random.Generator, mask: NDArray[np.bool_], cells: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        x, y = cells.astype(int).T
+        hit = mask[y, x]
+        if not hit.any():  # it lies outside the face
+            return self._prompt(rng, mask)
+        points, labels = np.zeros((DENSE, 2), np.float32), np.full(DENSE, -1, np.float32)
+        for _ in range(int(rng.integers(0, 4))):  # matching errs in patches
+            centre = cells[rng.integers(len(cells))]
+            patch = np.hypot(*(cells - centre).T) < SIZE * rng.uniform(0.02, 0.1)
+            hit = np.where(patch, rng.random() < 0.5, hit)
+        hit = hit ^ (rng.random(len(hit)) < rng.uniform(0, 0.15))
+        points[: len(cells)], labels[: len(cells)] = cells, hit
+        return points, labels, bounds(mask)
 
 
-def decode(sam: Sam, sample: dict[str, Tensor], *, boxes: bool) -> tuple[Tensor, Tensor]:
-    """Mask logits B×K×4×S×S and predicted IoU B×K×4 for every prompt of a batch of samples."""
-    pixels = sample["image"].permute(0, 3, 1, 2).float()
-    tokens = sam.image_encoder(sam.preprocess(pixels).contiguous(memory_format=torch.channels_last))
+def bounds(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The box (x0, y0, x1, y1) around a mask that is not empty."""
+    rows, columns = np.nonzero(mask)
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
+
+
+def regenerated(rng: np.random.Generator, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The photo as a small generator gives it back: softer, with a slight drift of tone and place."""
+    size = photo.shape[0]
+    drift = cv2.resize(rng.normal(0, 5, (4, 4, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    soft = cv2.GaussianBlur(photo, (0, 0), float(rng.uniform(0.4, 2.0))).astype(np.float32) + drift
+    shift = np.array([[1, 0, rng.normal(0, 0.4)], [0, 1, rng.normal(0, 0.4)]])
+    moved = cv2.warpAffine(soft, shift, (size, size), borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved.clip(0, 255), np.uint8)
+
+
+def embed(sam: Sam, images: Tensor) -> Tensor:
+    """Tokens B×C×T×T of B×S×S×3 uint8 images, with gradients."""
+    pixels = sam.preprocess(images.permute(0, 3, 1, 2).float())
+    return cast("Tensor", sam.image_encoder(pixels.contiguous(memory_format=torch.channels_last)))
+
+
+def decode(sam: Sam, sample: dict[str, Tensor], *, boxes: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Mask logits B×K×4×S×S and predicted IoU B×K×4 for every prompt of a batch of samples, and its tokens."""
+    tokens = embed(sam, sample["image"])
+    return (*decode_tokens(sam, tokens, sample, boxes=boxes), tokens)
+
+
+def decode_tokens(sam: Sam, tokens: Tensor, sample: dict[str, Tensor], *, boxes: bool) -> tuple[Tensor, Tensor]:
+    """Mask logits B×K×4×4T×4T and predicted IoU B×K×4 from tokens B×C×T×T."""
     logits, ious = [], []
     for b in range(len(tokens)):
+        used = max(int((sample["labels"][b] >= 0).sum(1).max()), 1)
         sparse, dense = sam.prompt_encoder(
-            points=None if boxes else (sample["points"][b], sample["labels"][b]),
+            points=None if boxes else (sample["points"][b, :, :used], sample["labels"][b, :, :used]),
             boxes=sample["boxes"][b] if boxes else None, masks=None,
         )  # fmt: skip
         low, iou = sam.mask_decoder.predict_masks(
@@ -141,6 +211,16 @@ def segmentation_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> dict[str, T
     }
 
 
+def agreement_loss(tokens: Tensor, reference: Tensor, same: Tensor) -> Tensor:
+    """InfoNCE of B×C×T×T tokens in both directions: a cell's partner is its own place, where both show the same."""
+    one, other = (F.normalize(t.float().flatten(2).transpose(1, 2), dim=-1) for t in (tokens, reference))
+    scores = one @ other.transpose(1, 2) / TEMPERATURE
+    cells = torch.arange(scores.shape[-1], device=scores.device)
+    target = torch.where(same.flatten(1), cells, -1)
+    both = torch.cat([scores, scores.transpose(1, 2)]).transpose(1, 2)
+    return F.cross_entropy(both, torch.cat([target, target]), ignore_index=-1)
+
+
 @torch.no_grad()
 def measure(sam: Sam, faces: Faces, parsing: NDArray[np.uint8]) -> dict[str, float]:
     """Mean IoU from one positive and one negative point, on held-out faces: pasted things, faces, other parts."""
@@ -148,7 +228,7 @@ def measure(sam: Sam, faces: Faces, parsing: NDArray[np.uint8]) -> dict[str, flo
     scores: dict[str, list[float]] = {"thing": [], "face": [], "part": []}
     for _ in range(200):
         sample = {name: torch.from_numpy(value)[None] for name, value in draw(rng).items()}
-        logits, _ = decode(sam, sample, boxes=False)
+        logits, _, _ = decode(sam, sample, boxes=False)
         found = F.interpolate(logits[0, :, :1], (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0] > 0
         truth = sample["masks"][0] > 0.5
         iou = ((found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)).tolist()
@@ -167,8 +247,13 @@ def main(
     batch: int = 6,
     seed: int = 5,
     device: str = "cpu",
+    rate: float = 8e-4,
+    start: Path | None = None,
 ) -> None:
-    """Train the segmenter, its trunk warm-started from the parser's, and write its weights and metrics."""
+    """Train the segmenter and write its weights and metrics.
+
+    Its trunk is warm-started from the parser's; or all of it from a checkpoint of an earlier training.
+    """
     torch.manual_seed(seed)
     faces = load_faces(data, work)
     parser = parser or WEIGHTS / "parser.pt"
@@ -186,15 +271,18 @@ def main(
     def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         sample = {name: value.to(device) for name, value in sample.items()}
         with torch.autocast(device, torch.bfloat16):
-            logits, iou = decode(sam, sample, boxes=choose.random() < 0.12)
-        return segmentation_loss(logits, iou, sample["masks"])
+            logits, iou, tokens = decode(sam, sample, boxes=choose.random() < 0.1)
+            few = slice(max(len(tokens) // 3, 1))
+            reference = embed(sam, sample["reference"][few])
+        terms = segmentation_loss(logits, iou, sample["masks"])
+        return terms | {"agreement": 0.2 * agreement_loss(tokens[few], reference, sample["same"][few])}
 
     slow = list(encoder.trunk.parameters())
     fast = [p for p in sam.parameters() if all(p is not q for q in slow)]
-    optimizer = torch.optim.AdamW([{"params": fast, "lr": 8e-4}, {"params": slow, "lr": 3e-4}], weight_decay=1e-3)
-    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "segmenter.jsonl").to(
-        "cpu"
-    )
+    optimizer = torch.optim.AdamW([{"params": fast, "lr": rate}, {"params": slow, "lr": 0.4 * rate}], weight_decay=1e-3)
+    averaged = fit(
+        models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "segmenter.jsonl", start=start
+    ).to("cpu")
     best = averaged["sam"]
     assert isinstance(best, Sam)
     write_weights(

@@ -1,5 +1,6 @@
 """A program that works on shards until it is interrupted: ``python -m tests.pipeline.interrupted RUN serial|dask``."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -20,4 +21,6 @@ def main(run: Path, how: str) -> None:
 
 
 if __name__ == "__main__":
+    # In the background of a shell, SIGINT is ignored from birth; this program is there to be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(Path(sys.argv[1]), sys.argv[2])
