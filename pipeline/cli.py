@@ -60,6 +60,7 @@ Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything r
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first photos of the manifest.")]
 ShardSize = Annotated[int, typer.Option("--shard-size", min=1, help="Photos per shard.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Faces at once on a device.")]
+PerImage = Annotated[bool, typer.Option("--per-image", help="Fit the adapter to each face by itself.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 
@@ -122,6 +123,7 @@ def train(
     limit: Limit = None,
     shard_size: ShardSize = 16,
     batch_size: BatchSize = 8,
+    per_image: PerImage = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -131,9 +133,12 @@ def train(
         from pipeline.job import Options
 
         options = Options(
-            manifest, run, profile, config, device, workers, scheduler, seed, limit, shard_size, batch_size
-        )
-        _work(options, ("references", "train"), job.train, dry_run=dry_run, as_json=as_json)
+            manifest, run, profile, config, device, workers, scheduler, seed, limit, shard_size, batch_size,
+            per_image=per_image,
+        )  # fmt: skip
+        if per_image:
+            _work(options, ("references", "tokens", "fits"), job.fit, dry_run=dry_run, as_json=as_json)
+        _work(options, ("references", "tokens", "train"), job.train, dry_run=dry_run, as_json=as_json)
 
 
 @app.command(epilog="Example: s3pot-batch segment --manifest in.parquet --png")
@@ -154,6 +159,7 @@ def segment(
         typer.Option("--checkpoint", help="A trained adapter; default: the run's own, else the profile's."),
     ] = None,
     png: Annotated[bool, typer.Option("--png", help="Also write masks/IMAGE_ID.png, 255 = occluded.")] = False,
+    per_image: PerImage = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -164,9 +170,10 @@ def segment(
 
         options = Options(
             manifest, run, profile, config, device, workers, scheduler, seed, limit, shard_size, batch_size,
-            checkpoint, png,
+            checkpoint, png, per_image,
         )  # fmt: skip
-        _work(options, ("references", "segments"), job.segment, dry_run=dry_run, as_json=as_json)
+        stages = ("references", "tokens", "fits", "segments") if per_image else ("references", "segments")
+        _work(options, stages, job.segment, dry_run=dry_run, as_json=as_json)
 
 
 @app.command(epilog="Example: s3pot-batch evaluate --manifest truth.parquet")

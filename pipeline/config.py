@@ -17,10 +17,17 @@ from stages.models.profiles import PartSpec, Profile
 from stages.settings import Settings
 
 SECTIONS = ("faces", "references", "segments", "training")
-FRACTIONS = ("min_score", "dilation", "second_pass_contrast", "strength", "threshold")
+FRACTIONS = (
+    "min_score", "dilation", "second_pass_contrast", "strength", "threshold", "min_similarity", "reach",
+)  # fmt: skip
 WRITTEN = ("fingerprints", "inputs")
 """Tables of a run's ``config.toml`` that are results: read back, never set."""
-OWNERS = {"references": ("faces", "references"), "train": ("training",), "segments": ("segments",)}
+PROMPTING = ("enhance", "min_similarity", "reach")
+"""Segment settings that decide the prompts."""
+OWNERS = {
+    "references": ("faces", "references"), "tokens": (), "train": ("training",), "fits": ("training",),
+    "segments": ("segments",),
+}  # fmt: skip
 """Whose settings a stage settles for its run folder."""
 CONFIG = "config.toml"
 
@@ -47,15 +54,23 @@ class Config:
                 **{name: values[name] for name in ("faces", "references")},
             }
         before = {"references": self.fingerprint("references"), **describe(self.profile, "segmenter")}
+        if stage == "tokens":
+            prompting = {name: values["segments"][name] for name in PROMPTING}
+            return {**before, "segments": prompting, "training": {"tokens": values["training"]["tokens"]}}
+        learning = {
+            "tokens": self.fingerprint("tokens"),
+            "training": values["training"],
+            "segments": {name: values["segments"][name] for name in ("target", "reweight")},
+        }
         if stage == "train":
-            return {**before, "training": values["training"], "segments": {"target": values["segments"]["target"]}}
+            return {**learning, "seed": self.settings.seed}
         adapter = self.profile.adapter
         trained = {"adapter": {"kind": adapter.kind, "weights": adapter.sha256, "dtype": adapter.dtype}}
-        return {
-            **before,
-            **(trained if adapter.sha256 else describe(self.profile, "adapter")),
-            "segments": values["segments"],
-        }
+        started = trained if adapter.sha256 else describe(self.profile, "adapter")
+        if stage == "fits":
+            return {**learning, **started}
+        fitted = {"fits": self.fingerprint("fits")} if self.settings.segments.per_image else {}
+        return {**before, **started, **fitted, "segments": values["segments"]}
 
     def fingerprint(self, stage: str) -> str:
         """SHA-256 of :meth:`inputs`."""
@@ -64,6 +79,11 @@ class Config:
     def context(self, stage: str, *, device: str, batch_size: int) -> StageContext:
         """What all shards of ``stage`` share."""
         return StageContext(self.profile, self.settings, self.fingerprint(stage), device, batch_size)
+
+    def with_per_image(self) -> "Config":
+        """The same with per-image fitting."""
+        segments = replace(self.settings.segments, per_image=True)
+        return replace(self, settings=replace(self.settings, segments=segments))
 
     def with_checkpoint(self, model: Path) -> "Config":
         """The same with a trained adapter: a ``model.safetensors``, or the folder that holds it.

@@ -15,9 +15,8 @@ from pipeline.devices import DeviceChoice, Place, cpu_cores, placement, visible_
 from pipeline.progress import progress
 from pipeline.report import Failure, Summary, summarise
 from pipeline.runner import run_serial
-from stages.base import RunShard, ShardReport, ShardTask
+from stages.base import RunShard, ShardReport, ShardTask, StageContext
 from stages.errors import ConfigError
-from stages.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Options:
     batch_size: int = 8
     checkpoint: Path | None = None
     png: bool = False
+    per_image: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,10 @@ def open_job(options: Options, *stages: str) -> Job:
     run = run_folder(options.manifest, options.run)
     resolved = configuration.resolve(file=options.config, profile=options.profile, seed=options.seed)
     trained = run / "checkpoint" / "model.safetensors"
-    if options.checkpoint or ("segments" in stages and trained.exists()):
+    if options.checkpoint or ({"fits", "segments"} & set(stages) and trained.exists()):
         resolved = resolved.with_checkpoint(options.checkpoint or trained)
+    if options.per_image:
+        resolved = resolved.with_per_image()
     manifest = read_manifest(options.manifest, options.limit)
     sizes = {"shard_size": options.shard_size, "max_faces": resolved.settings.faces.max_faces}
     written = (run / "plan.parquet").exists()
@@ -117,10 +119,10 @@ def references(job: Job) -> Summary:
 
 
 def train(job: Job) -> Summary:
-    """Stage one where it lacks, then the training; counts are of faces."""
+    """Stage one and the token cache where they lack, then the training; counts are of faces."""
     started = time.monotonic()
     _settle(job)
-    _run_stage(job, "references", job.pending("references"))
+    _run_stages(job, "references", "tokens")
     reports = _run_stage(job, "train", job.pending("train"))
     failures = tuple(Failure("training", *(report.error or "").split(": ", 1)) for report in reports if report.error)
     report = reports[0] if reports else ShardReport("train", 0, skipped=True)
@@ -130,13 +132,21 @@ def train(job: Job) -> Summary:
     )  # fmt: skip
 
 
-def segment(job: Job) -> Summary:
-    """Stage one where it lacks, then masks, then the answer: one row per photo."""
+def fit(job: Job) -> Summary:
+    """Stage one and the token cache where they lack, then a selector for every face."""
     started = time.monotonic()
     _settle(job)
-    reports = _run_stage(job, "references", job.pending("references"))
-    lacking = set(job.pending("references"))
-    reports += _run_stage(job, "segments", [n for n in job.pending("segments") if n not in lacking])
+    reports = _run_stages(job, "references", "tokens", "fits")
+    return summarise(
+        "fits", job.plan, job.run, reports, seconds=time.monotonic() - started, files=[job.run / "fits"]
+    )  # fmt: skip
+
+
+def segment(job: Job) -> Summary:
+    """Stage one where it lacks, with per-image fitting the fits, then masks, then the answer: one row per photo."""
+    started = time.monotonic()
+    _settle(job)
+    reports = _run_stages(job, *job.stages)
     assemble_segments(job.manifest, job.plan, job.run, job.config.fingerprint("segments"))
     files = [job.run / "segments.parquet", job.run / "masks.zarr"]
     if job.options.png:
@@ -154,15 +164,25 @@ def _settle(job: Job) -> None:
     configuration.write_run(job.config, job.run, job.stages)
 
 
+def _run_stages(job: Job, *stages: str) -> list[ShardReport]:
+    """One stage after the other; a shard that one of them failed on is left out of the next."""
+    reports: list[ShardReport] = []
+    lacking: set[int] = set()
+    for stage in stages:
+        reports += _run_stage(job, stage, [shard for shard in job.pending(stage) if shard not in lacking])
+        lacking |= set(job.pending(stage))
+    return reports
+
+
 def _run_stage(job: Job, stage: str, shards: Sequence[int]) -> list[ShardReport]:
     if not shards:
         return []
     run_shard, prepare = _functions(stage)
-    if prepare:
-        prepare(job.run, job.plan, job.config.settings)
     places = () if stage == "train" else _places(job.options, len(shards))
     device = places[0].device if places else job.options.device
     context = job.config.context(stage, device=device, batch_size=job.options.batch_size)
+    if prepare:
+        prepare(job.run, job.plan, context)
     tasks = [ShardTask(stage, job.run.absolute(), shard) for shard in shards]
     sizes, unit = {shard: len(job.plan.shard(shard)) for shard in shards}, "photos"
     if stage == "train":
@@ -182,15 +202,23 @@ def _places(options: Options, shards: int) -> tuple[Place, ...]:
     return placement(options.device, workers=options.workers, shards=shards, gpus=gpus, cores=cpu_cores())
 
 
-def _functions(stage: str) -> tuple[RunShard, Callable[[Path, Plan, Settings], None] | None]:
+def _functions(stage: str) -> tuple[RunShard, Callable[[Path, Plan, StageContext], None] | None]:
     if stage == "references":
         from stages import references
 
         return references.run_shard, references.prepare
+    if stage == "tokens":
+        from stages.segmentation import tokens
+
+        return tokens.run_shard, tokens.prepare
     if stage == "train":
         from stages.segmentation import training
 
         return training.run_shard, None
+    if stage == "fits":
+        from stages.segmentation import fitting
+
+        return fitting.run_shard, None
     from stages.segmentation import inference
 
     return inference.run_shard, inference.prepare

@@ -11,7 +11,9 @@ from manifests.files import items_path
 from manifests.plan import Plan, read_plan
 from manifests.schema import STATUSES
 
-STAGES = ("references", "segments")
+STAGES = ("references", "tokens", "fits", "segments")
+OPTIONAL = ("tokens", "fits")
+"""Stages that not every run has; they are named once they have begun."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def run_status(run: Path) -> RunStatus:
         ManifestError: there is no run.
     """
     plan = read_plan(run)
-    stages = tuple(_stage_status(run, plan, stage) for stage in STAGES)
+    every = (_stage_status(run, plan, stage) for stage in STAGES)
+    stages = tuple(status for status in every if status.shards_done or status.stage not in OPTIONAL)
     checkpoint = (run / "checkpoint" / "model.safetensors").exists()
     return RunStatus(run, len(plan.items), stages, checkpoint, (run / "segments.parquet").exists())
 

@@ -27,6 +27,11 @@ class StageContext:
     device: str = "cpu"
     batch_size: int = 8
 
+    @property
+    def faces_at_once(self) -> int:
+        """The batch size; 1 on a CPU, which gains nothing from more and whose kernels may then round otherwise."""
+        return 1 if self.device == "cpu" else self.batch_size
+
 
 @dataclass(frozen=True)
 class ShardReport:

@@ -27,7 +27,7 @@ from stages.faces.region import dilated, face_region
 from stages.images import Photo, read_photo
 from stages.models.catalog import load
 from stages.seeds import generator
-from stages.settings import ReferenceSettings, Settings
+from stages.settings import ReferenceSettings
 
 STAGE = "references"
 STORE = "references.zarr"
@@ -58,9 +58,9 @@ class AlignedFace:
         return np.asarray(self.face.landmarks @ self.matrix[:, :2].T + self.matrix[:, 2], np.float64)
 
 
-def prepare(run: Path, plan: Plan, settings: Settings) -> None:
+def prepare(run: Path, plan: Plan, context: StageContext) -> None:
     """Create the stage's empty arrays, once, before any shard runs."""
-    store.create(run, STORE, plan, settings.faces.frame)
+    store.create(run, STORE, plan, context.settings.faces.frame)
 
 
 def run_shard(task: ShardTask, context: StageContext) -> ShardReport:
@@ -81,7 +81,7 @@ def run_shard(task: ShardTask, context: StageContext) -> ShardReport:
         rows.append(row)
         faces.extend(found)
     try:
-        size = batch_of(context)
+        size = context.faces_at_once
         for start in range(0, len(faces), size):
             group = faces[start : start + size]
             parse(group, context)
@@ -98,11 +98,6 @@ def run_shard(task: ShardTask, context: StageContext) -> ShardReport:
         STAGE, task.shard, len(rows), tally.count("ok"), tally.count("no_face"), tally.count("failed"),
         time.perf_counter() - started,
     )  # fmt: skip
-
-
-def batch_of(context: StageContext) -> int:
-    """Faces at once. A CPU gains nothing from a batch, and its kernels may round otherwise: one, so results agree."""
-    return 1 if context.device == "cpu" else context.batch_size
 
 
 def find_faces(item: PlannedItem, context: StageContext) -> tuple[dict[str, Any], list[AlignedFace]]:

@@ -48,8 +48,19 @@ class ReferenceSettings:
 class SegmentSettings:
     """How the prompted segmenter's answer becomes a mask (stage two)."""
 
-    target: Literal["face", "occlusion"] = "face"
-    """What the mask decoder is asked for: the visible face (authors' code), or the occlusion."""
+    target: Literal["face", "occlusion", "both"] = "face"
+    """What the mask decoder is asked for: the visible face (authors' code), the occlusion, or both (the mean)."""
+    enhance: bool = True
+    """FE: match prompt-conditioned features; else the encoder's plain tokens."""
+    reweight: bool = True
+    """PS's self-attention layer; else the prompts go to the decoder as they are."""
+    min_similarity: float = 0.0
+    """A match whose cosine is lower is none, and its photo token an occlusion point; 0 counts all (as published)."""
+    reach: float = 1.0
+    """How far from its own place a token may find its match, as a fraction of the frame's side; 1 is anywhere (as
+    published)."""
+    per_image: bool = False
+    """Fit the selector to every face anew before it is segmented (per-image fitting)."""
     threshold: float = 0.5
     """Occlusion probability above which a pixel of M is called occluded."""
 
@@ -58,10 +69,18 @@ class SegmentSettings:
 class TrainingSettings:
     """Contrastive training of the prompt selection layer (authors' settings)."""
 
+    objectives: tuple[str, ...] = ("face_recall", "occlusion_rejection", "face_hinge")
+    """Which of the three are summed."""
     epochs: int = 50
     batch: int = 3
     learning_rate: float = 1e-4
     weight_decay: float = 1e-6
+    patience: int = 5
+    """Per-image fitting stops after so many epochs without an improvement."""
+    min_delta: float = 1e-4
+    """The least fall of the loss that counts as one."""
+    tokens: Literal["float16", "float32"] = "float16"
+    """Precision of the token cache."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Tasks that share a Zarr shard corrupt it silently (zarr-python #3682); here the 
 """
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from manifests.plan import Plan
 from stages.errors import ShardError
 
 ENCODING: dict[str, Any] = {"encoding": "s3pot-batch", "version": 1}
-CONTENTS = {
+Contents = Mapping[str, tuple[str, int, str]]
+CONTENTS: dict[str, Contents] = {
     "references.zarr": {
         "raw": ("uint8", 3, "aligned photo, RGB"),
         "reference": ("uint8", 3, "the same face with nothing in front of it, RGB"),
@@ -34,15 +36,22 @@ CONTENTS = {
 """Arrays by store: dtype, channels (0: none), what a value means. Dimensions: row, y, x[, channel]."""
 
 
-def create(run: Path, store: str, plan: Plan, frame: int) -> None:
+def create(run: Path, store: str, plan: Plan, frame: int, contents: Contents | None = None) -> None:
     """Create the store's arrays, empty, unless they are there; empty face slots take no space on disk.
+
+    Args:
+        run: the run folder.
+        store: its name in there.
+        plan: photos and shards.
+        frame: side of every array's rows.
+        contents: its arrays; by default what ``CONTENTS`` says.
 
     Raises:
         ShardError: the arrays that are there have another shape.
     """
     group = zarr.open_group(run / store, mode="a", zarr_format=3)
     group.attrs.update({**ENCODING, "shard_photos": plan.shard_size, "faces_per_photo": plan.max_faces})
-    for name, (dtype, channels, meaning) in CONTENTS[store].items():
+    for name, (dtype, channels, meaning) in (contents or CONTENTS[store]).items():
         trailing = (channels,) if channels else ()
         shape = (plan.rows, frame, frame, *trailing)
         if name in group:

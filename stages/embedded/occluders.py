@@ -277,18 +277,24 @@ def _shade(rng: np.random.Generator, texture: Image) -> Image:
     return np.asarray((texture * light[..., None]).clip(0, 255), np.uint8)
 
 
-def backdrop(rng: np.random.Generator, photo: Image, size: int) -> Image:
-    """A scene's background: a drawn texture, or the edge of a photo far enlarged; S×S×3 uint8."""
-    if rng.random() < 0.5:
+def backdrop(rng: np.random.Generator, photo: Image, landmarks: NDArray[np.float32], size: int) -> Image:
+    """A scene without a face: a plain ground or the edge of a photo far enlarged, and things before it; S×S×3 uint8.
+
+    Some of the things are of skin, as hands and shoulders are, so that skin alone is no face.
+    """
+    image = np.full((size, size, 3), rng.uniform(0, 255, 3), np.uint8)
+    if rng.random() < 0.6:
         side = photo.shape[0]
         corners = (photo[: side // 5, : side // 4], photo[-side // 6 :, : side // 4], photo[-side // 8 :])
         corner = corners[int(rng.integers(3))]  # sky, shoulder, clothes
-        return np.asarray(cv2.resize(corner, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8).copy()
-    image = np.full((size, size, 3), rng.uniform(0, 255, 3), np.uint8)
+        image = np.asarray(cv2.resize(corner, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8).copy()
     nowhere = np.full((5, 2), size / 2, np.float32)
     shapes = (_blob, _bar, _hand)
-    for number in rng.integers(len(shapes), size=4):
+    for number in rng.integers(len(shapes), size=int(rng.integers(0, 5))):
         alpha = shapes[number](rng, size, nowhere)[..., None]
-        texture = _plain_texture(rng, size, str(rng.choice(["flat", "noise", "stripes"])))
-        image = (image * (1 - alpha) + texture * alpha).astype(np.uint8)
+        if rng.random() < 0.4:
+            texture = cv2.resize(_skin(rng, photo, landmarks), (size, size))
+        else:
+            texture = _plain_texture(rng, size, str(rng.choice(["flat", "noise", "stripes"])))
+        image = (image * (1 - alpha) + _shade(rng, np.asarray(texture, np.uint8)) * alpha).astype(np.uint8)
     return image

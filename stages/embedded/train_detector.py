@@ -32,7 +32,8 @@ class Scenes:
 
     def __call__(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """``image`` S×S×3 uint8, ``heat`` S/4×S/4, ``distances`` 14×S/4×S/4, ``near`` S/4×S/4 float32."""
-        image = backdrop(rng, self.faces.images[rng.choice(self.indices)], SIZE)
+        behind = rng.choice(self.indices)
+        image = backdrop(rng, self.faces.images[behind], self.faces.landmarks[behind], SIZE)
         heat, near = np.zeros((CELLS, CELLS), np.float32), np.zeros((CELLS, CELLS), np.float32)
         distances = np.zeros((14, CELLS, CELLS), np.float32)
         taken = np.zeros((SIZE, SIZE), bool)

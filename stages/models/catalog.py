@@ -201,6 +201,27 @@ def _selector(spec: PartSpec, device: str) -> "PromptSelector":
     return load_adapter(weights_path(spec)).to(device)
 
 
+def token_shape(spec: PartSpec) -> tuple[int, int]:
+    """Channels C and side T of a segmenter's tokens C×T×T, without loading it.
+
+    Raises:
+        ConfigError: the part is no segmenter.
+    """
+    from inspect import signature
+
+    from stages.models.sam import build_small_sam, build_vit_sam
+
+    builders: dict[str, Callable[..., Any]] = {"sam_small": build_small_sam, "sam_vit": build_vit_sam}
+    if spec.kind not in builders:
+        raise ConfigError(f"{spec.kind} is no segmenter; known are {', '.join(builders)}")
+    bound = signature(builders[spec.kind]).bind(**dict(spec.options))
+    bound.apply_defaults()
+    sizes = bound.arguments
+    if spec.kind == "sam_small":
+        return sizes["embed_dim"], sizes["img_size"] // 4
+    return sizes["out_chans"], sizes["img_size"] // sizes["patch_size"]
+
+
 BUILDERS: dict[str, Callable[[PartSpec, str], Any]] = {
     "heatmap": _heatmap, "retinaface": _retinaface, "facer": _facer, "controlnet": _controlnet,
     "sam_small": _sam_small, "sam_vit": _sam_vit, "selector": _selector,

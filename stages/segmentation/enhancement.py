@@ -36,7 +36,7 @@ def token_region(region: Tensor, tokens: int) -> Tensor:
     return region[at][:, at]
 
 
-def enhance(sam: Sam, raw: Tensor, reference: Tensor, inside: Tensor) -> Enhanced:
+def enhance(sam: Sam, raw: Tensor, reference: Tensor, inside: Tensor, *, conditioned: bool = True) -> Enhanced:
     """Contrast the tokens, prompt with the best-agreeing one, and let the decoder's transformer attend to it.
 
     Args:
@@ -44,6 +44,7 @@ def enhance(sam: Sam, raw: Tensor, reference: Tensor, inside: Tensor) -> Enhance
         raw: C×T×T tokens E(I).
         reference: C×T×T tokens E(R).
         inside: T×T bool, M at the token centres; at least one is true.
+        conditioned: else the features are the plain tokens (the ablation of FE).
 
     Raises:
         ValueError: no token lies inside M.
@@ -53,7 +54,8 @@ def enhance(sam: Sam, raw: Tensor, reference: Tensor, inside: Tensor) -> Enhance
     contrast = F.cosine_similarity(raw, reference, dim=0)
     best = contrast.masked_fill(~inside, -torch.inf).argmax()
     initial = token_centres(sam, raw.shape[-1]).to(raw.device)[best]
-    features = attended(sam, torch.stack([raw, reference]), initial)
+    both = torch.stack([raw, reference])
+    features = attended(sam, both, initial) if conditioned else both.flatten(2).transpose(1, 2)
     return Enhanced(contrast, initial, features[0], features[1])
 
 

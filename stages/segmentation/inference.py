@@ -1,6 +1,7 @@
 """Stage two, inference: pairs in, occlusion masks out, pasted back into the photo's own pixels."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit
+from torch import Tensor
 from torch.nn import functional as F
 
 from manifests.files import read_items, shard_is_done, write_items
@@ -19,9 +21,11 @@ from stages.base import ShardReport, ShardTask, StageContext
 from stages.errors import RetryableError, ShardError
 from stages.images import encode_rle
 from stages.models.catalog import load
+from stages.segmentation.fitting import load_fits
 from stages.segmentation.network import S3POT, Prompted, Segmentation
-from stages.segmentation.pairs import Pair, prompt_pair, read_pair
-from stages.settings import Settings
+from stages.segmentation.pairs import Pair, encode_pair, read_pair
+from stages.segmentation.selection import PromptSelector
+from stages.segmentation.tokens import drawn
 
 STAGE = "segments"
 STORE = "masks.zarr"
@@ -40,9 +44,9 @@ class FaceMask:
     predicted_iou: float
 
 
-def prepare(run: Path, plan: Plan, settings: Settings) -> None:
+def prepare(run: Path, plan: Plan, context: StageContext) -> None:
     """Create the stage's empty arrays, once, before any shard runs."""
-    store.create(run, STORE, plan, settings.faces.frame)
+    store.create(run, STORE, plan, context.settings.faces.frame)
 
 
 def run_shard(task: ShardTask, context: StageContext) -> ShardReport:
@@ -50,24 +54,28 @@ def run_shard(task: ShardTask, context: StageContext) -> ShardReport:
 
     Raises:
         RetryableError: the device ran out of memory.
-        ShardError: the adapter does not fit the segmenter.
+        ShardError: the adapter does not fit the segmenter, or the faces' own fits are missing.
     """
     started = time.perf_counter()
     plan = read_plan(task.run)
     if shard_is_done(task.run, STAGE, task.shard, context.fingerprint):
         return ShardReport(STAGE, task.shard, len(plan.shard(task.shard)), skipped=True)
     network = load_network(context)
+    fits = load_fits(task.run, task.shard) if context.settings.segments.per_image else None
     rows = read_items(task.run, "references", task.shard).to_pylist()
+    faces = [(number, face["row"]) for number, row in enumerate(rows) for face in row["faces"]]
     masks: dict[int, FaceMask] = {}
     try:
-        for row in rows:
-            began = time.perf_counter()
-            found = {face["row"]: segment(network, read_pair(task.run, face["row"]), context) for face in row["faces"]}
-            row.update(answer(row, found, context.settings.segments.threshold))
-            row["seconds"] = (row["seconds"] or 0.0) + time.perf_counter() - began
-            masks |= found
+        for start in range(0, len(faces), context.faces_at_once):
+            group, began = faces[start : start + context.faces_at_once], time.perf_counter()
+            pairs = [read_pair(task.run, place) for _, place in group]
+            masks |= dict(zip((place for _, place in group), segment(network, pairs, context, fits), strict=True))
+            for number, _ in group:
+                rows[number]["seconds"] += (time.perf_counter() - began) / len(group)
     except torch.cuda.OutOfMemoryError as error:
-        raise RetryableError("out of memory while segmenting") from error
+        raise RetryableError(f"out of memory with {context.faces_at_once} faces at once") from error
+    for row in rows:
+        row.update(answer(row, masks, context.settings.segments.threshold))
     write(task, plan, masks, context.settings.faces.frame)
     write_items(task.run, STAGE, task.shard, rows, context.fingerprint)
     tally = [row["status"] for row in rows]
@@ -89,44 +97,74 @@ def load_network(context: StageContext) -> S3POT:
         raise ShardError(
             f"the adapter has {selector.embed_dim} channels and the segmenter {sam.prompt_encoder.embed_dim}; train one"
         )
-    return S3POT(sam, selector, context.settings.segments.target)
+    return S3POT(sam, selector, context.settings.segments)
 
 
 @torch.no_grad()
-def segment(network: S3POT, pair: Pair, context: StageContext) -> FaceMask:
-    """One pair's occlusion mask; a face whose region holds no token has an empty one."""
-    side = pair.region.shape[0]
-    region = pair.region.numpy()
-    prompted = prompt_pair(network, network.sam, pair)
-    if prompted is None:
-        empty = np.zeros((side, side), np.float32)
-        return FaceMask(empty, empty.astype(np.uint8), empty, empty.astype(np.int8), region, 0.0)
-    segmentation: Segmentation = network(prompted)
-    hidden = _to_frame(-segmentation.logits, side)
-    occlusion = np.where(region, expit(hidden), 0).astype(np.float32)
+def segment(
+    network: S3POT, pairs: Sequence[Pair], context: StageContext, fits: Mapping[int, dict[str, Tensor]] | None = None
+) -> list[FaceMask]:
+    """Every pair's occlusion mask; a face whose region holds no token has an empty one.
+
+    Args:
+        network: segmenter and adapter.
+        pairs: one face each; their decoder runs as one batch.
+        context: threshold and device.
+        fits: with per-image fitting, each Zarr row's own selector; then one face is decoded after the other.
+    """
+    encoded = [encode_pair(network, pair) for pair in pairs]
+    prompted = [one.prompted for one in encoded if one is not None]
+    if fits is None:
+        decoded = iter(network(prompted) if prompted else [])
+    else:
+        decoded = (own_network(network, fits[one.row])([one.prompted])[0] for one in encoded if one is not None)
+    return [
+        face_mask(pair, one.prompted, next(decoded), context) if one else empty_mask(pair)
+        for pair, one in zip(pairs, encoded, strict=True)
+    ]
+
+
+def own_network(network: S3POT, state: dict[str, Tensor]) -> S3POT:
+    """The network with a selector that was fitted to one face."""
+    selector = PromptSelector(network.selector.embed_dim, network.selector.heads)
+    selector.load_state_dict(state)
+    return S3POT(network.sam, selector.to(network.sam.device).eval(), network.settings)
+
+
+def face_mask(pair: Pair, prompted: Prompted, segmentation: Segmentation, context: StageContext) -> FaceMask:
+    """The decoder's answer for one face, drawn in the aligned frame."""
+    side, region = pair.region.shape[0], pair.region.numpy()
+    occlusion = np.where(region, expit(_to_frame(-segmentation.logits, side)), 0).astype(np.float32)
     return FaceMask(
         occlusion=occlusion,
         visible_face=(region & (occlusion <= context.settings.segments.threshold)).astype(np.uint8),
-        contrast=_to_frame(1 - prompted.enhanced.contrast, side),
+        contrast=_to_frame(1 - prompted.contrast, side),
         prompts=_drawn(prompted, side),
         region=region,
         predicted_iou=float(segmentation.predicted_iou),
     )
 
 
-def _to_frame(values: torch.Tensor, side: int) -> NDArray[np.float32]:
+def empty_mask(pair: Pair) -> FaceMask:
+    """Nothing found."""
+    empty = np.zeros(tuple(pair.region.shape), np.float32)
+    return FaceMask(empty, empty.astype(np.uint8), empty, empty.astype(np.int8), pair.region.numpy(), 0.0)
+
+
+def _to_frame(values: Tensor, side: int) -> NDArray[np.float32]:
     resized = F.interpolate(values[None, None].float(), (side, side), mode="bilinear", align_corners=False)
     return np.asarray(resized[0, 0].cpu().numpy(), np.float32)
 
 
 def _drawn(prompted: Prompted, side: int) -> NDArray[np.int8]:
     """S×S: 1 at a face point's pixel, 2 at an occlusion point's."""
-    drawn = np.zeros((side, side), np.int8)
     tokens = prompted.tokens.shape[-1]
-    cells = prompted.prompts.cells.cpu().numpy()
-    y, x = ((np.stack([cells // tokens, cells % tokens]) + 0.5) * side / tokens).astype(int)
-    drawn[y, x] = 2 - prompted.prompts.labels.cpu().numpy().astype(np.int8)
-    return drawn
+    grid = drawn(prompted.prompts, tokens)
+    cells = np.argwhere(grid)
+    y, x = ((cells + 0.5) * side / tokens).astype(int).T
+    picture = np.zeros((side, side), np.int8)
+    picture[y, x] = grid[grid > 0]
+    return picture
 
 
 def answer(row: dict[str, Any], masks: dict[int, FaceMask], threshold: float) -> dict[str, Any]:

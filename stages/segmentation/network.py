@@ -1,17 +1,21 @@
 """S³POT's segmentation network: a frozen SAM, prompted by contrast, with one trained layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import cast
 
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
-from stages.segmentation.enhancement import Enhanced, enhance, token_centres, token_region
+from stages.segmentation.decoding import decode_batch
+from stages.segmentation.enhancement import enhance, token_centres, token_region
 from stages.segmentation.selection import Prompts, PromptSelector, select_prompts
+from stages.settings import SegmentSettings
 
-Target = Literal["face", "occlusion"]
+DEFAULT = SegmentSettings()
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,9 @@ class Prompted:
 
     tokens: Tensor
     """C×T×T, E(I)."""
-    enhanced: Enhanced
+    contrast: Tensor
+    """T×T, cosine of raw and reference tokens: 1 where they agree."""
     prompts: Prompts
-    inside: Tensor
-    """T×T bool."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,11 @@ class S3POT(nn.Module):
     SAM is frozen and stays out of ``parameters()``; the selector is all that trains.
     """
 
-    def __init__(self, sam: Sam, selector: PromptSelector, target: Target = "face") -> None:
+    def __init__(self, sam: Sam, selector: PromptSelector, settings: SegmentSettings = DEFAULT) -> None:
         super().__init__()
         self._frozen = (sam.eval().requires_grad_(requires_grad=False),)  # in a tuple: not a sub-module
         self.selector = selector
-        self.target = target
+        self.settings = settings
 
     @property
     def sam(self) -> Sam:
@@ -65,21 +68,41 @@ class S3POT(nn.Module):
             ValueError: M is smaller than a token.
         """
         inside = token_region(region, raw.shape[-1])
-        enhanced = enhance(self.sam, raw, reference, inside)
-        return Prompted(raw, enhanced, select_prompts(enhanced, inside), inside)
+        enhanced = enhance(self.sam, raw, reference, inside, conditioned=self.settings.enhance)
+        prompts = select_prompts(
+            enhanced, inside, min_similarity=self.settings.min_similarity, reach=self.settings.reach
+        )
+        return Prompted(raw, enhanced.contrast, prompts)
 
-    def forward(self, prompted: Prompted) -> Segmentation:
-        """Re-weight the prompts and decode one mask."""
-        prompts, sam = prompted.prompts, self.sam
-        coords = token_centres(sam, prompted.tokens.shape[-1]).to(prompted.tokens.device)[prompts.cells]
-        labels = prompts.labels if self.target == "face" else 1 - prompts.labels
-        sparse, dense = sam.prompt_encoder(points=(coords[None], labels[None]), boxes=None, masks=None)
-        logits, iou = sam.mask_decoder(
-            image_embeddings=prompted.tokens[None], image_pe=sam.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=self.selector(sparse), dense_prompt_embeddings=dense, multimask_output=False,
-        )  # fmt: skip
-        sign = 1.0 if self.target == "face" else -1.0
-        return Segmentation(sign * logits[0, 0], iou[0, 0])
+    def forward(self, batch: Sequence[Prompted]) -> list[Segmentation]:
+        """Re-weight the prompts and decode one mask per image; as many prompts per image as it has."""
+        if self.settings.target != "both":
+            return self._decode(batch, flip=self.settings.target == "occlusion")
+        pairs = zip(self._decode(batch, flip=False), self._decode(batch, flip=True), strict=True)
+        return [
+            Segmentation((face.logits + occlusion.logits) / 2, (face.predicted_iou + occlusion.predicted_iou) / 2)
+            for face, occlusion in pairs
+        ]
+
+    def _decode(self, batch: Sequence[Prompted], *, flip: bool) -> list[Segmentation]:
+        """Ask for the visible face, or, with all labels flipped, for the occlusion."""
+        embedded = [self._embed(prompted, flip=flip) for prompted in batch]
+        prompts = pad_sequence(embedded, batch_first=True)
+        lengths = torch.tensor([len(e) for e in embedded], device=prompts.device)
+        padding = torch.arange(prompts.shape[1], device=prompts.device) >= lengths[:, None]
+        if self.settings.reweight:
+            prompts = self.selector(prompts, padding)
+        logits, iou = decode_batch(self.sam, torch.stack([p.tokens for p in batch]), prompts, padding)
+        return [Segmentation(-one if flip else one, quality) for one, quality in zip(logits, iou, strict=True)]
+
+    def _embed(self, prompted: Prompted, *, flip: bool) -> Tensor:
+        """P+1×C: the points as SAM embeds them, its own padding point included."""
+        prompts = prompted.prompts
+        centres = token_centres(self.sam, prompted.tokens.shape[-1]).to(prompted.tokens.device)
+        labels = 1 - prompts.labels if flip else prompts.labels
+        points = (centres[prompts.cells][None], labels[None])
+        sparse, _ = self.sam.prompt_encoder(points=points, boxes=None, masks=None)
+        return cast("Tensor", sparse[0])
 
 
 def at_points(logits: Tensor, prompted: Prompted) -> Tensor:

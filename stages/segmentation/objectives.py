@@ -20,10 +20,9 @@ class Objectives:
     face_hinge: Tensor
     """0.5 · mean relu(0.5 − p) over the face points."""
 
-    @property
-    def total(self) -> Tensor:
-        """Their sum."""
-        return self.face_recall + self.occlusion_rejection + self.face_hinge
+    def total(self, names: tuple[str, ...] = ("face_recall", "occlusion_rejection", "face_hinge")) -> Tensor:
+        """The sum of those that are named."""
+        return torch.stack([getattr(self, name) for name in names]).sum()
 
 
 def objectives(logits: Tensor, labels: Tensor) -> Objectives:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from segment_anything.modeling import Sam
+from torch import Tensor
 
 from stages import store
 from stages.models.sam import encode
@@ -20,9 +20,19 @@ class Pair:
     """One face's two pictures and its region: ``raw``, ``reference`` S×S×3 uint8 and ``region`` S×S bool tensors."""
 
     row: int
-    raw: torch.Tensor
-    reference: torch.Tensor
-    region: torch.Tensor
+    raw: Tensor
+    reference: Tensor
+    region: Tensor
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A pair's tokens, ``raw`` and ``reference`` C×T×T float32, and its prompts."""
+
+    row: int
+    raw: Tensor
+    reference: Tensor
+    prompted: Prompted
 
 
 def read_pair(run: Path, row: int) -> Pair:
@@ -34,9 +44,10 @@ def read_pair(run: Path, row: int) -> Pair:
     return Pair(row, raw, reference, region.bool())
 
 
-def prompt_pair(network: S3POT, sam: Sam, pair: Pair) -> Prompted | None:
+def encode_pair(network: S3POT, pair: Pair) -> EncodedPair | None:
     """Encode a pair and find its prompts; ``None`` where the face region is smaller than a token."""
-    tokens = encode(sam, torch.stack([pair.raw, pair.reference]))
+    tokens = encode(network.sam, torch.stack([pair.raw, pair.reference]))
     if not token_region(pair.region, tokens.shape[-1]).any():
         return None
-    return network.prompt(tokens[0], tokens[1], pair.region.to(tokens.device))
+    prompted = network.prompt(tokens[0], tokens[1], pair.region.to(tokens.device))
+    return EncodedPair(pair.row, tokens[0], tokens[1], prompted)

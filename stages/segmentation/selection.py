@@ -19,21 +19,41 @@ class Prompts:
     labels: Tensor
 
 
-def select_prompts(enhanced: Enhanced, inside: Tensor) -> Prompts:
+def select_prompts(enhanced: Enhanced, inside: Tensor, *, min_similarity: float = 0.0, reach: float = 1.0) -> Prompts:
     """Match every reference token inside M to a raw token; matched raw tokens inside M are face, the rest of M is not.
 
     Args:
         enhanced: features of FE.
         inside: T×T bool, M at the token centres.
+        min_similarity: lowest cosine that counts as a match; 0 counts all (as published).
+        reach: farthest match along x and y, as a fraction of the frame's side; 1 is anywhere (as published).
     """
     region = inside.flatten()
+    cells = region.nonzero()[:, 0]
     reference = F.normalize(enhanced.reference[region].float(), dim=-1)
     raw = F.normalize(enhanced.raw.float(), dim=-1)
-    columns = greedy_match((reference @ raw.T)[None])[0]
+    scores = reference @ raw.T
+    if reach < 1:
+        scores = scores.masked_fill(_distance(cells, inside.shape[-1]) > reach * inside.shape[-1], NEVER)
+    columns = greedy_match(scores[None])[0]
+    rows = (columns >= 0).nonzero()[:, 0]
+    found = scores[rows, columns[rows]]
+    counts = found >= min_similarity if min_similarity > 0 else found > NEVER
     seen = torch.zeros_like(region)
-    seen[columns[columns >= 0]] = True
-    cells = region.nonzero()[:, 0]
+    seen[columns[rows[counts]]] = True
     return Prompts(cells, seen[cells].float())
+
+
+NEVER = -2.0
+"""Below every cosine."""
+
+
+def _distance(cells: Tensor, tokens: int) -> Tensor:
+    """R×T² tokens between each of R cells and every cell, the larger of both axes."""
+    every = torch.arange(tokens * tokens, device=cells.device)
+    x = (cells[:, None] % tokens - every % tokens).abs()
+    y = (cells[:, None] // tokens - every // tokens).abs()
+    return torch.maximum(x, y)
 
 
 class PromptSelector(nn.Module):
@@ -49,7 +69,7 @@ class PromptSelector(nn.Module):
         self.attention = nn.MultiheadAttention(embed_dim, heads, batch_first=True)
         self.norm = nn.LayerNorm(embed_dim)
 
-    def forward(self, prompts: Tensor) -> Tensor:
-        """B×P×C → B×P×C."""
-        attended, _ = self.attention(prompts, prompts, prompts, need_weights=False)
+    def forward(self, prompts: Tensor, padding: Tensor | None = None) -> Tensor:
+        """B×P×C → B×P×C; ``padding`` B×P bool, true where a prompt only fills up the batch."""
+        attended, _ = self.attention(prompts, prompts, prompts, key_padding_mask=padding, need_weights=False)
         return cast("Tensor", self.norm(prompts + attended))

@@ -1,8 +1,9 @@
 """General training: the selector learns from the pairs of a run, without any occlusion mask."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,8 +17,8 @@ from stages.models.catalog import load
 from stages.segmentation.checkpoint import save_adapter
 from stages.segmentation.network import S3POT, Prompted, at_points
 from stages.segmentation.objectives import objectives
-from stages.segmentation.pairs import prompt_pair, read_pair
 from stages.segmentation.selection import PromptSelector
+from stages.segmentation.tokens import CachedPairs
 from stages.settings import TrainingSettings
 
 STAGE = "train"
@@ -35,19 +36,18 @@ def run_shard(task: ShardTask, context: StageContext) -> ShardReport:
     sam = load(context.profile.segmenter, context.device)
     torch.manual_seed(context.settings.seed)
     selector = PromptSelector(sam.prompt_encoder.embed_dim).to(context.device)
-    network = S3POT(sam, selector, context.settings.segments.target)
+    network = S3POT(sam, selector, context.settings.segments)
     rows = store.filled_rows(task.run, plan)
-    pairs = (prompt_pair(network, sam, read_pair(task.run, row)) for row in rows)
-    usable = [lean(pair) for pair in pairs if pair is not None]
-    if not usable:
+    pairs = CachedPairs(task.run, rows, context.device)
+    if not pairs:
         raise ShardError("no face in this run to train on; look at the statuses with: s3pot-batch status")
     settings = context.settings.training
-    losses = train(network, usable, settings, seed=context.settings.seed, state=folder / "training.pt",
+    losses = train(network, pairs, settings, seed=context.settings.seed, state=folder / "training.pt",
                    fingerprint=context.fingerprint)  # fmt: skip
-    facts = {"fingerprint": context.fingerprint, "target": network.target, "losses": losses, "faces": len(usable),
-             "settings": asdict(settings), "seed": context.settings.seed}  # fmt: skip
+    facts = {"fingerprint": context.fingerprint, "target": network.settings.target, "losses": losses,
+             "faces": len(pairs), "settings": asdict(settings), "seed": context.settings.seed}  # fmt: skip
     save_adapter(folder, selector, facts, _card(facts))
-    return ShardReport(STAGE, 0, len(rows), len(usable), len(rows) - len(usable), 0, time.perf_counter() - started)
+    return ShardReport(STAGE, 0, len(rows), len(pairs), len(rows) - len(pairs), 0, time.perf_counter() - started)
 
 
 def train(
@@ -58,8 +58,8 @@ def train(
 
     Args:
         network: its selector is trained in place, and nothing else.
-        pairs: prompted pairs; tokens are encoded once, however many epochs.
-        settings: epochs, batch, learning rate, weight decay.
+        pairs: prompted pairs, in memory or a :class:`CachedPairs`; no epoch encodes anything.
+        settings: objectives, epochs, batch, learning rate, weight decay.
         seed: of the order of the pairs, epoch by epoch.
         state: where the training's state is kept after every epoch; a state with the same fingerprint is resumed.
         fingerprint: of everything that changes the result.
@@ -80,13 +80,14 @@ def train(
     for epoch in range(len(losses), settings.epochs):
         order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed * 100_003 + epoch)).tolist()
         total = 0.0
-        for start in range(0, len(order), settings.batch):
-            batch = [pairs[n] for n in order[start : start + settings.batch]]
-            loss = torch.stack([pair_loss(network, pair) for pair in batch]).mean()
+        batches = [order[start : start + settings.batch] for start in range(0, len(order), settings.batch)]
+        for batch in read_ahead(pairs, batches):
+            losses_here = pair_losses(network, batch, settings.objectives)
+            loss = losses_here.mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            total += float(loss.detach()) * len(batch)
+            total += float(losses_here.detach().sum())
         schedule.step()
         losses.append(total / len(pairs))
         _keep(state, fingerprint, losses, network.selector, optimizer, schedule)
@@ -96,16 +97,26 @@ def train(
     return losses
 
 
-def lean(pair: Prompted) -> Prompted:
-    """The pair without FE's features, which served the matching: all pairs stay in memory, and these are 2/3 of it."""
-    none = pair.tokens.new_empty(0)
-    return replace(pair, enhanced=replace(pair.enhanced, raw=none, reference=none))
+def read_ahead(pairs: Sequence[Prompted], batches: Sequence[Sequence[int]]) -> Iterator[list[Prompted]]:
+    """The batches' pairs, the next batch being read while the decoder works on this one."""
+
+    def read(batch: Sequence[int]) -> list[Prompted]:
+        return [pairs[n] for n in batch]
+
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read, batches[0])
+        for following in batches[1:]:
+            batch, coming = coming.result(), reader.submit(read, following)
+            yield batch
+        yield coming.result()
 
 
-def pair_loss(network: S3POT, pair: Prompted) -> Tensor:
-    """The three objectives of one pair, summed."""
-    segmentation = network(pair)
-    return objectives(at_points(segmentation.logits, pair), pair.prompts.labels).total
+def pair_losses(network: S3POT, batch: Sequence[Prompted], names: tuple[str, ...]) -> Tensor:
+    """B, the named objectives of each pair summed."""
+    return torch.stack([
+        objectives(at_points(segmentation.logits, pair), pair.prompts.labels).total(names)
+        for segmentation, pair in zip(network(batch), batch, strict=True)
+    ])  # fmt: skip
 
 
 def _keep(

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import torch
 
-from stages.segmentation.enhancement import Enhanced, token_region
+from stages.segmentation.enhancement import Enhanced, enhance, token_region
+from stages.segmentation.network import S3POT
 from stages.segmentation.selection import PromptSelector, select_prompts
 
 
@@ -58,12 +61,57 @@ def test_the_selector_keeps_shape_and_is_equivariant_to_the_points_order():
     torch.testing.assert_close(selector(prompts[:, order]), found[:, order])
 
 
+def test_padding_changes_no_other_prompt():
+    selector = PromptSelector(32).eval()
+    prompts = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(0))
+    padding = torch.zeros(2, 7, dtype=torch.bool)
+    padding[0, 5:] = True
+    found = selector(prompts, padding)
+    torch.testing.assert_close(found[0, :5], selector(prompts[:1, :5])[0])
+    torch.testing.assert_close(found[1], selector(prompts[1:])[0])
+
+
+def test_a_match_below_the_least_similarity_is_none():
+    features = torch.nn.functional.normalize(torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    other = features.clone()
+    other[6] = -features[6]
+    region = inside(5, 6, 9, 10)
+    published = select_prompts(enhanced(other, features), region).labels
+    strict = select_prompts(enhanced(other, features), region, min_similarity=0.99).labels
+    assert strict.tolist() == [1, 0, 1, 1]
+    assert (strict <= published).all()
+
+
+def test_a_match_is_sought_within_reach():
+    reference = torch.eye(17)[:16]
+    raw = reference.clone()
+    raw[[5, 10]] = reference[[10, 5]]  # each looks like the other's place, a diagonal step away
+    swapped = enhanced(raw, reference)
+    assert select_prompts(swapped, inside(5, 10)).labels.tolist() == [1, 1]
+    near = select_prompts(swapped, inside(5, 10), min_similarity=0.5, reach=0.25)
+    assert near.labels.tolist() == [1, 1]
+    assert select_prompts(swapped, inside(5, 10), min_similarity=0.5, reach=0.2).labels.tolist() == [0, 0]
+
+
+def settled(network, **settings):
+    return S3POT(network.sam, network.selector, replace(network.settings, **settings))
+
+
 def test_asking_for_the_occlusion_swaps_labels_and_answers_with_the_visible_face(network, tokens, region):
     prompted = network.prompt(tokens[0], tokens[1], region)
-    face = network(prompted).logits.detach()
-    network.target = "occlusion"
-    turned = network(prompted).logits.detach()
+    face = network([prompted])[0].logits.detach()
+    turned = settled(network, target="occlusion")([prompted])[0].logits.detach()
+    both = settled(network, target="both")([prompted])[0].logits.detach()
     prompted.prompts.labels.mul_(-1).add_(1)
-    network.target = "face"
-    torch.testing.assert_close(turned, -network(prompted).logits.detach())
+    torch.testing.assert_close(turned, -network([prompted])[0].logits.detach())
+    torch.testing.assert_close(both, (face + turned) / 2)
     assert face.shape == (32, 32)
+
+
+def test_fe_and_the_selector_can_be_left_out(network, tokens, region):
+    features = enhance(network.sam, tokens[0], tokens[1], token_region(region, 8), conditioned=False)
+    assert torch.equal(features.raw, tokens[0].flatten(1).T)
+    plain = settled(network, enhance=False).prompt(tokens[0], tokens[1], region)
+    assert torch.equal(plain.prompts.labels, select_prompts(features, token_region(region, 8)).labels)
+    as_they_are = settled(network, reweight=False)([plain])[0].logits
+    assert not torch.allclose(as_they_are, network([plain])[0].logits)

@@ -4,22 +4,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from manifests.files import write_items
-from manifests.plan import Plan, PlannedItem, write_plan
-from stages import store
-from stages.base import ShardTask, StageContext
+from stages.base import ShardTask
 from stages.errors import ConfigError, ShardError
-from stages.models.profiles import PartSpec, Profile
 from stages.segmentation.checkpoint import load_adapter
 from stages.segmentation.network import S3POT
 from stages.segmentation.selection import PromptSelector
-from stages.segmentation.training import lean, pair_loss, run_shard, train
-from stages.settings import FaceSettings, Settings, TrainingSettings
-from tests.stages.conftest import TINY
+from stages.segmentation.training import pair_losses, run_shard, train
+from tests.stages.conftest import TRAINING
 
-SETTINGS = TrainingSettings(epochs=6, batch=3, learning_rate=1e-2)
+SETTINGS = TRAINING
 
 
 @pytest.fixture
@@ -62,7 +57,7 @@ def test_loss_falls_on_a_toy_problem(network, pairs, tmp_path):
 
 
 def test_the_reported_loss_is_the_mean_over_the_pairs(network, pairs, tmp_path):
-    expected = np.mean([pair_loss(network, pair).item() for pair in pairs])
+    expected = pair_losses(network, pairs, SETTINGS.objectives).mean().item()
     losses = fit(network, pairs, tmp_path, replace(SETTINGS, epochs=1, batch=4))
     assert losses == pytest.approx([expected], rel=1e-5)
 
@@ -76,10 +71,6 @@ def test_a_state_of_other_settings_is_refused(network, pairs, tmp_path):
     fit(network, pairs, tmp_path)
     with pytest.raises(ShardError, match="other settings"):
         train(network, pairs, SETTINGS, seed=3, state=tmp_path / "training.pt", fingerprint="b")
-
-
-def test_a_lean_pair_gives_the_same_loss(network, pairs):
-    assert torch.equal(pair_loss(network, lean(pairs[0])), pair_loss(network, pairs[0]))
 
 
 class InterruptedTrainingError(Exception):
@@ -115,30 +106,8 @@ def test_the_learning_rate_follows_a_cosine_to_zero(network, pairs, tmp_path):
     np.testing.assert_allclose(rates, [1e-2 * (1 + np.cos(np.pi * n / 6)) / 2 for n in range(1, 7)], atol=1e-12)
 
 
-@pytest.fixture
-def run(tmp_path, sam, pictures, region):
-    """A run of three photos with stage one done: two faces, and a photo without one. And its context."""
-    plan = Plan(tuple(PlannedItem(n, f"p{n}", "", None, None, 0, n) for n in range(3)), 3, 1, "digest")
-    run, frame = tmp_path / "run", 64
-    write_plan(plan, run)
-    store.create(run, "references.zarr", plan, frame)
-    raw, reference = (np.stack([p, p, 0 * p]) for p in pictures.numpy())
-    inside = np.stack([region, np.zeros_like(region), np.zeros_like(region)]).astype(np.uint8)
-    store.write_shard(run, "references.zarr", plan, 0,
-                      {"raw": raw, "reference": reference, "parsing": inside, "region": inside})  # fmt: skip
-    rows = [{"index": n, "image_id": f"p{n}", "status": "ok" if n < 2 else "no_face",
-             "faces": [{"row": n}] if n < 2 else []} for n in range(3)]  # fmt: skip
-    write_items(run, "references", 0, rows, "references")
-    weights = tmp_path / "sam.safetensors"
-    save_file(sam.state_dict(), weights)
-    segmenter = PartSpec("sam_vit", str(weights), options=tuple(TINY.items()))
-    empty = PartSpec("none")
-    settings = Settings(faces=FaceSettings(frame=frame, max_faces=1), training=SETTINGS)
-    return run, StageContext(Profile("tiny", empty, empty, empty, segmenter, empty), settings, "fingerprint")
-
-
-def test_a_shard_of_training_writes_a_whole_checkpoint(run):
-    folder, context = run
+def test_a_shard_of_training_writes_a_whole_checkpoint(cached_run):
+    folder, context = cached_run
     report = run_shard(ShardTask("train", folder, 0), context)
     assert (report.items, report.ok, report.no_face, report.failed) == (2, 1, 1, 0)
     checkpoint = folder / "checkpoint"
@@ -150,8 +119,8 @@ def test_a_shard_of_training_writes_a_whole_checkpoint(run):
     assert load_adapter(checkpoint).embed_dim == 32
 
 
-def test_running_again_gives_the_same_adapter(run):
-    folder, context = run
+def test_running_again_gives_the_same_adapter(cached_run):
+    folder, context = cached_run
     weights = folder / "checkpoint" / "model.safetensors"
     run_shard(ShardTask("train", folder, 0), context)
     first = weights.read_bytes()
@@ -162,8 +131,8 @@ def test_running_again_gives_the_same_adapter(run):
     assert weights.read_bytes() == first
 
 
-def test_a_run_without_a_usable_face_is_an_error(run):
-    folder, context = run
+def test_a_run_without_a_usable_face_is_an_error(cached_run):
+    folder, context = cached_run
     rows = [{"index": n, "image_id": f"p{n}", "status": "no_face", "faces": []} for n in range(3)]
     write_items(folder, "references", 0, rows, "references")
     with pytest.raises(ShardError, match="no face"):
