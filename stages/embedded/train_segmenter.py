@@ -6,8 +6,9 @@ Targets are face parts, the visible face, hair, and pasted things; a face is ann
 extent. Nothing tells the network which of two things is "the occlusion": the prompt decides. Prompts are a few points,
 or a box, or points all over the face as S³POT's prompt selection sets them.
 
-The encoder also learns that two pictures of one face have the same token wherever they show the same spot (dense
-contrastive learning; Wang et al., arXiv 2011.09157): S³POT compares a photo with its reference token by token.
+The encoder also learns that two pictures of one face have like tokens where they show the same and unlike ones where
+they do not (dense contrastive learning; Wang et al., arXiv 2011.09157): S³POT compares a photo with its reference token
+by token. Either picture may have something pasted on it, so no token can say "this is in front".
 """
 
 from pathlib import Path
@@ -36,7 +37,8 @@ POINTS = 24
 GRID = 32
 DENSE = 480
 """Most points of a prompt that covers a face on the token grid."""
-TEMPERATURE = 0.1
+SHARPNESS = 10.0
+"""Of the agreement in a token pair's cosine; 0.5 is undecided."""
 PARTS = ([14], [15], [10], [11, 12, 13], [6, 7], [8, 9], [1], [3], [12], [13], [6], [7], [8], [9], [4, 5])
 
 
@@ -54,8 +56,8 @@ class PromptSamples:
     def __call__(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One sample of K prompts with P points each.
 
-        ``image``, ``reference`` S×S×3 uint8; ``same`` T×T bool, where both show the same; ``masks`` K×S×S;
-        ``points`` K×P×2 (x, y); ``labels`` K×P (−1 pads); ``boxes`` K×4.
+        ``image``, ``reference`` S×S×3 uint8; ``same`` T×T, 1 where both show the same, 0 where they do not, −1 on the
+        border; ``masks`` K×S×S; ``points`` K×P×2 (x, y); ``labels`` K×P (−1 pads); ``boxes`` K×4.
         """
         n, donor = rng.choice(self.indices, 2)
         matrix = jitter(rng, self.faces.images.shape[1], SIZE)
@@ -76,9 +78,11 @@ class PromptSamples:
         else:
             prompts = [self._prompt(rng, mask) for mask in masks]
         lit = relight(rng, np.concatenate([image, clean]))  # one light for both
-        touched = cv2.dilate(thing.astype(np.float32), np.ones((5, 5), np.uint8))
-        same = cv2.resize(touched, (GRID, GRID), interpolation=cv2.INTER_AREA) == 0
-        return {"image": lit[:SIZE], "reference": regenerated(rng, lit[SIZE:]), "same": same,
+        reference, differs = regenerated(rng, lit[SIZE:], other), thing
+        if rng.random() < 0.4:
+            pasted = occlude(rng, reference, other, points)
+            reference, differs = pasted.image, differs | (pasted.alpha > 0.5)
+        return {"image": lit[:SIZE], "reference": reference, "same": agreement(differs),
                 "masks": np.stack(masks).astype(np.float32),
                 "points": np.stack([p[0] for p in prompts]), "labels": np.stack([p[1] for p in prompts]),
                 "boxes": np.stack([p[2] for p in prompts])}  # fmt: skip
@@ -154,14 +158,23 @@ def bounds(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
 
 
-def regenerated(rng: np.random.Generator, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The photo as a small generator gives it back: softer, with a slight drift of tone and place."""
+def regenerated(rng: np.random.Generator, photo: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The photo as a small generator gives it back: softer, a bit like somebody else, of another tone and place."""
     size = photo.shape[0]
-    drift = cv2.resize(rng.normal(0, 5, (4, 4, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-    soft = cv2.GaussianBlur(photo, (0, 0), float(rng.uniform(0.4, 2.0))).astype(np.float32) + drift
-    shift = np.array([[1, 0, rng.normal(0, 0.4)], [0, 1, rng.normal(0, 0.4)]])
+    drift = cv2.resize(rng.normal(0, 7, (4, 4, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    drawn = cv2.addWeighted(photo, 1 - (share := rng.uniform(0, 0.3)), other, share, 0)
+    soft = cv2.GaussianBlur(drawn, (0, 0), float(rng.uniform(0.4, 3.0))).astype(np.float32) + drift
+    shift = np.array([[1, 0, rng.normal(0, 0.5)], [0, 1, rng.normal(0, 0.5)]])
     moved = cv2.warpAffine(soft, shift, (size, size), borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved.clip(0, 255), np.uint8)
+
+
+def agreement(differs: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """S×S bool → T×T: 1 where no pixel differs, nor one close by; 0 where all do; −1 on the border."""
+    near = cv2.dilate(differs.astype(np.float32), np.ones((5, 5), np.uint8))
+    untouched = cv2.resize(near, (GRID, GRID), interpolation=cv2.INTER_AREA) == 0
+    replaced = cv2.resize(differs.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA) > 0.99
+    return np.where(untouched, 1, np.where(replaced, 0, -1)).astype(np.int8)
 
 
 def embed(sam: Sam, images: Tensor) -> Tensor:
@@ -212,13 +225,13 @@ def segmentation_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> dict[str, T
 
 
 def agreement_loss(tokens: Tensor, reference: Tensor, same: Tensor) -> Tensor:
-    """InfoNCE of B×C×T×T tokens in both directions: a cell's partner is its own place, where both show the same."""
-    one, other = (F.normalize(t.float().flatten(2).transpose(1, 2), dim=-1) for t in (tokens, reference))
-    scores = one @ other.transpose(1, 2) / TEMPERATURE
-    cells = torch.arange(scores.shape[-1], device=scores.device)
-    target = torch.where(same.flatten(1), cells, -1)
-    both = torch.cat([scores, scores.transpose(1, 2)]).transpose(1, 2)
-    return F.cross_entropy(both, torch.cat([target, target]), ignore_index=-1)
+    """Cross-entropy of "both show the same" from the cosine of B×C×T×T tokens; both answers weigh alike."""
+    cosine = F.cosine_similarity(tokens.float(), reference.float(), dim=1)
+    logits, known = SHARPNESS * (cosine - 0.5), same >= 0
+    entropy = F.binary_cross_entropy_with_logits(logits, same.clamp(min=0).float(), reduction="none")
+    share = (same == 1).sum() / known.sum().clamp(min=1)
+    weight = torch.where(same == 1, 1 - share, share).clamp(min=0.05) * known
+    return (weight * entropy).sum() / weight.sum().clamp(min=1e-6)
 
 
 @torch.no_grad()
@@ -272,10 +285,10 @@ def main(
         sample = {name: value.to(device) for name, value in sample.items()}
         with torch.autocast(device, torch.bfloat16):
             logits, iou, tokens = decode(sam, sample, boxes=choose.random() < 0.1)
-            few = slice(max(len(tokens) // 3, 1))
+            few = slice(max(len(tokens) // 2, 1))
             reference = embed(sam, sample["reference"][few])
         terms = segmentation_loss(logits, iou, sample["masks"])
-        return terms | {"agreement": 0.2 * agreement_loss(tokens[few], reference, sample["same"][few])}
+        return terms | {"agreement": agreement_loss(tokens[few], reference, sample["same"][few])}
 
     slow = list(encoder.trunk.parameters())
     fast = [p for p in sam.parameters() if all(p is not q for q in slow)]
