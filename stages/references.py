@@ -6,7 +6,7 @@ authors' StyleGAN inversion.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from manifests.plan import Plan, PlannedItem, read_plan
 from stages import store
 from stages.base import ShardReport, ShardTask, StageContext
 from stages.errors import ItemError, RetryableError
-from stages.faces.alignment import alignment_matrix
+from stages.faces.alignment import alignment_matrix, inverse
 from stages.faces.detection import Face
+from stages.faces.refinement import refined
 from stages.faces.region import dilated, face_region
 from stages.images import Photo, read_photo
 from stages.models.catalog import load
@@ -108,6 +109,8 @@ def find_faces(item: PlannedItem, context: StageContext) -> tuple[dict[str, Any]
         photo = read_photo(item.image, context.settings.faces.max_pixels)
         row |= {"height": photo.shape[0], "width": photo.shape[1]}
         aligned = align(item, photo, locate(item, photo, context), context.settings.faces.frame)
+        if context.settings.faces.refine and not item.landmarks:
+            aligned = realign(photo, aligned, context)
     except ItemError as error:
         row |= {"status": "failed", "error_type": type(error).__name__, "error": str(error)}
         return row | {"seconds": time.perf_counter() - started}, []
@@ -140,6 +143,30 @@ def align(item: PlannedItem, photo: Photo, faces: Sequence[Face], frame: int) ->
             continue
         aligned.append(AlignedFace(item, len(aligned), face, matrix, warp(photo, matrix, frame)))
     return aligned
+
+
+def realign(photo: Photo, faces: Sequence[AlignedFace], context: StageContext) -> list[AlignedFace]:
+    """Align detected faces again, by the landmarks that their parse maps give.
+
+    What has fewer than two of eyes, nose and mouth is no face, and two that end up in one place are one.
+    """
+    parser, frame = load(context.profile.parser, context.device), context.settings.faces.frame
+    better: list[AlignedFace] = []
+    for face in faces:
+        [probabilities] = parser.parse(face.raw[None], face.landmarks[None])
+        fine, back = refined(face.landmarks, probabilities), inverse(face.matrix)
+        if fine.parts < 2:
+            continue
+        found = replace(face.face, landmarks=fine.landmarks @ back[:, :2].T + back[:, 2])
+        if all(apart(found, other.face) > 0.5 for other in better):
+            better += align(face.item, photo, [found], frame)
+    return [replace(face, slot=slot) for slot, face in enumerate(better)]
+
+
+def apart(one: Face, other: Face) -> float:
+    """Mean distance between two faces' landmarks, in units of the wider eyes' distance."""
+    eyes = max(float(np.linalg.norm(face.landmarks[1] - face.landmarks[0])) for face in (one, other))
+    return float(np.linalg.norm(one.landmarks - other.landmarks, axis=1).mean()) / max(eyes, 1e-6)
 
 
 def warp(photo: Photo, matrix: NDArray[np.float64], frame: int) -> NDArray[np.uint8]:

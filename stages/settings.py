@@ -17,6 +17,8 @@ class FaceSettings:
     """Most faces per photo, best score first; also the number of Zarr rows that the plan gives a photo."""
     min_score: float = 0.4
     """Detections with a lower score (0..1) are dropped."""
+    refine: bool = True
+    """Parse each detected face once more than needed, and align it anew by where its parts were found."""
     frame: int = 256
     """Side of the square aligned frame, in pixels."""
     max_pixels: int = 100_000_000
