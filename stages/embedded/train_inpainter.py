@@ -161,8 +161,10 @@ def vae(
         with torch.autocast(device, torch.bfloat16):
             posterior = net.encode(pixels).latent_dist
             decoded = net.decode(posterior.sample()).sample.float()
+        tone, target = F.avg_pool2d(decoded, 4), F.avg_pool2d(pixels, 4)
         return {
             "pixels": F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels),
+            "tone": 4 * F.l1_loss(tone, target),  # four channels would rather hold edges than colour
             "kl": 1e-5 * posterior.kl().mean() / 4096,
         }
 
