@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from manifests.files import write_items
 from manifests.plan import Plan, PlannedItem, write_plan
@@ -68,7 +67,7 @@ def stage_one(run: Path) -> StageContext:
     raw, region = reference.copy(), np.zeros(reference.shape[:3], np.uint8)
     raw[:, 130:180, 90:150] = (40, 90, 160)
     region[:, 40:220, 60:200] = 1
-    arrays: dict[str, NDArray[np.generic]] = {"raw": raw, "reference": reference, "parsing": region, "region": region}
+    arrays = {"raw": raw, "reference": reference, "parsing": region, "region": region}
     store.write_shard(run, "references.zarr", plan, 0, arrays)
     rows = [{"index": n, "image_id": f"p{n}", "status": "ok", "faces": [{"row": n}]} for n in range(FACES)]
     write_items(run, "references", 0, rows, "")

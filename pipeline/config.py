@@ -101,7 +101,7 @@ class Config:
 
 
 def resolve(*, file: Path | None = None, profile: str | None = None, seed: int | None = None) -> Config:
-    """Settings from their defaults, a TOML file over them, the command line over both.
+    """Settings from the profile, a TOML file over them, the command line over both.
 
     A run folder's own ``config.toml`` is such a file too.
 
@@ -118,12 +118,13 @@ def resolve(*, file: Path | None = None, profile: str | None = None, seed: int |
         raise ConfigError(f"{file}: profile = {name!r} is not a name or a TOML file")
     if type(number) is not int or number < 0:
         raise ConfigError(f"seed = {number!r} is not a whole number from 0")
-    changes = {section: content.get(section, {}) for section in SECTIONS}
-    settings = replace(
-        Settings(seed=number),
-        **{section: _section(file, section, changes[section]) for section in SECTIONS if changes[section]},
-    )
-    return Config(name, find_profile(name), settings)
+    found = find_profile(name)
+    sections = {
+        section: _section(file, section, getattr(found.settings, section), content[section])
+        for section in SECTIONS
+        if section in content
+    }
+    return Config(name, found, replace(found.settings, seed=number, **sections))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -140,8 +141,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _section(file: Path | None, section: str, changes: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    default = getattr(Settings(), section)
+def _section(file: Path | None, section: str, default: Any, changes: Mapping[str, Any]) -> Any:  # noqa: ANN401
     hints = get_type_hints(type(default))
     known = [entry.name for entry in fields(default)]
     for key in changes:

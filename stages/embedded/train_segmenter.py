@@ -8,7 +8,8 @@ or a box, or points all over the face as S³POT's prompt selection sets them.
 
 The encoder also learns that two pictures of one face have like tokens where they show the same and unlike ones where
 they do not (dense contrastive learning; Wang et al., arXiv 2011.09157): S³POT compares a photo with its reference token
-by token. Either picture may have something pasted on it, so no token can say "this is in front".
+by token, as the encoder gives them and as its prompt-conditioned features. Either picture may have something pasted
+on it, so no token can say "this is in front".
 """
 
 from pathlib import Path
@@ -30,6 +31,7 @@ from stages.embedded.schedule import fit
 from stages.embedded.train_inpainter import FACE_IDS, complete_parsing
 from stages.embedded.weights import WEIGHTS, half, write_weights
 from stages.models.sam import TrunkImageEncoder, build_small_sam
+from stages.segmentation.enhancement import attended, token_centres
 
 SIZE = 128
 PROMPTS = 4
@@ -224,6 +226,18 @@ def segmentation_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> dict[str, T
     }
 
 
+def enhance_both(sam: Sam, tokens: Tensor, reference: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+    """FE's features of both pictures, B×C×T×T each, prompted by a random point where they show the same."""
+    found = []
+    for one, other, agrees in zip(tokens, reference, same, strict=True):
+        cells = (agrees.flatten() == 1).nonzero()[:, 0]
+        cell = cells[torch.randint(len(cells), (1,))] if len(cells) else torch.zeros(1, dtype=torch.long)
+        point = token_centres(sam, one.shape[-1]).to(one.device)[cell[0]]
+        found.append(attended(sam, torch.stack([one, other]), point).transpose(1, 2).reshape(2, *one.shape))
+    both = torch.stack(found)
+    return both[:, 0], both[:, 1]
+
+
 def agreement_loss(tokens: Tensor, reference: Tensor, same: Tensor) -> Tensor:
     """Cross-entropy of "both show the same" from the cosine of B×C×T×T tokens; both answers weigh alike."""
     cosine = F.cosine_similarity(tokens.float(), reference.float(), dim=1)
@@ -287,8 +301,11 @@ def main(
             logits, iou, tokens = decode(sam, sample, boxes=choose.random() < 0.1)
             few = slice(max(len(tokens) // 2, 1))
             reference = embed(sam, sample["reference"][few])
+            enhanced = enhance_both(sam, tokens[few], reference, sample["same"][few])
         terms = segmentation_loss(logits, iou, sample["masks"])
-        return terms | {"agreement": agreement_loss(tokens[few], reference, sample["same"][few])}
+        terms["agreement"] = agreement_loss(tokens[few], reference, sample["same"][few])
+        terms["enhanced"] = agreement_loss(*enhanced, sample["same"][few])
+        return terms
 
     slow = list(encoder.trunk.parameters())
     fast = [p for p in sam.parameters() if all(p is not q for q in slow)]

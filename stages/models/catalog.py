@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.errors import ConfigError
 from stages.models.profiles import PARTS, PartSpec, Profile
+from stages.settings import ReferenceSettings, SegmentSettings, Settings
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -27,6 +28,7 @@ EMBEDDED = Profile(
     inpainter=PartSpec("controlnet", "embedded:inpainter", options=(("size", 128), ("six_channels", True))),
     segmenter=PartSpec("sam_small", "embedded:segmenter.safetensors"),
     adapter=PartSpec("selector", "embedded:adapter"),
+    settings=Settings(segments=SegmentSettings(target="both", enhance=False, min_similarity=0.5)),
 )
 
 PAPER = Profile(
@@ -37,6 +39,7 @@ PAPER = Profile(
                        options=(("size", 512), ("six_channels", False))),
     segmenter=PartSpec("sam_vit", f"{CACHE}/sam_vit_h_4b8939.pth", options=(("size", "vit_h"),)),
     adapter=PartSpec("selector", f"{CACHE}/adapter"),
+    settings=Settings(references=ReferenceSettings(steps=20)),
 )  # fmt: skip
 
 SOURCES = {
@@ -75,7 +78,7 @@ def profile(name: str) -> Profile:
     unknown = sorted(set(content) - {*PARTS, "name"})
     if unknown:
         raise ConfigError(f"{path}: unknown key {unknown[0]}; a profile has base, name, {', '.join(PARTS)}")
-    parts = {part: _changed(path, getattr(base, part), content[part]) for part in PARTS if part in content}
+    parts: dict[str, Any] = {part: _changed(path, getattr(base, part), content[part]) for part in PARTS if part in content}
     return replace(base, name=str(content.get("name", path.stem)), **parts)
 
 

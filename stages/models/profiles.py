@@ -1,6 +1,8 @@
 """Profiles: which five models a run uses, as frozen specs that can cross a wire."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from stages.settings import Settings
 
 PARTS = ("detector", "parser", "inpainter", "segmenter", "adapter")
 
@@ -26,7 +28,7 @@ class PartSpec:
 
 @dataclass(frozen=True)
 class Profile:
-    """Five parts and a name."""
+    """Five parts and a name, and the settings that suit them: what a TOML file does not say."""
 
     name: str
     detector: PartSpec
@@ -34,3 +36,4 @@ class Profile:
     inpainter: PartSpec
     segmenter: PartSpec
     adapter: PartSpec
+    settings: Settings = field(default_factory=Settings)
