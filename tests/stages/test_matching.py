@@ -20,28 +20,65 @@ def plain_loop(scores, mask):
 
 
 @st.composite
-def problems(draw):
-    b, r, n = draw(st.integers(1, 3)), draw(st.integers(0, 9)), draw(st.integers(0, 9))
+def problems(draw, least=0):
+    b, r, n = draw(st.integers(1, 3)), draw(st.integers(least, 9)), draw(st.integers(least, 9))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    kind = draw(st.sampled_from(["random", "tied", "constant", "rank one", "zeros"]))
+    kind = draw(st.sampled_from(["random", "tied", "constant", "rank one", "same rows", "zeros", "infinite"]))
     scores = {
         "random": rng.normal(size=(b, r, n)),
         "tied": rng.integers(0, 3, (b, r, n)) / 2 - 0.5,
         "constant": np.full((b, r, n), 0.5),
         "rank one": rng.normal(size=(b, r, 1)) * rng.normal(size=(b, 1, n)),
+        "same rows": np.repeat(rng.normal(size=(b, 1, n)), r, 1),
         "zeros": rng.choice([0.0, -0.0], (b, r, n)),
+        "infinite": rng.choice([-np.inf, 0.0, np.inf], (b, r, n)),
     }[kind]
     return scores.astype(np.float32), rng.random((b, r)) < draw(st.sampled_from([1.0, 0.6]))
 
 
-@settings(max_examples=300, deadline=None)
+def in_rounds(scores, mask):
+    """The way of other devices, on this one."""
+    return matching._in_rounds(scores, mask)
+
+
+def by_proposals(scores, mask):
+    """Without the heap."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "_PATIENCE", 0)
+        return greedy_match(scores, mask=mask)
+
+
+def handed_over(scores, mask):
+    """A heap that soon leaves the rest to proposals."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "_PATIENCE", 1)
+        return greedy_match(scores, mask=mask)
+
+
+WAYS = [lambda scores, mask: greedy_match(scores, mask=mask), handed_over, by_proposals]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["as called", "handed over", "by proposals"])
+@settings(max_examples=200, deadline=None)
 @given(problems())
-def test_equals_the_plain_loop(problem):
+def test_equals_the_plain_loop(way, problem):
     scores, mask = problem
-    found = greedy_match(torch.from_numpy(scores), mask=torch.from_numpy(mask)).numpy()
+    found = way(torch.from_numpy(scores), torch.from_numpy(mask)).numpy()
+    assert found.dtype == np.int64
     for b in range(len(scores)):
-        expected = plain_loop(scores[b] + 0.0, mask[b])
-        np.testing.assert_array_equal(found[b], expected)
+        np.testing.assert_array_equal(found[b], plain_loop(scores[b] + 0.0, mask[b]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems(least=1), st.sampled_from([(1, 1), (2, 1), (3, 8), (64, 8)]))
+def test_rounds_equal_the_plain_loop(problem, pace):
+    scores, mask = problem
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "_AHEAD", pace[0])
+        patch.setattr(matching, "_UNCHECKED", pace[1])
+        found = in_rounds(torch.from_numpy(scores), torch.from_numpy(mask)).numpy()
+    for b in range(len(scores)):
+        np.testing.assert_array_equal(found[b], plain_loop(scores[b] + 0.0, mask[b]))
 
 
 def test_nan_and_other_dtypes_are_refused():
@@ -51,35 +88,36 @@ def test_nan_and_other_dtypes_are_refused():
         greedy_match(torch.zeros(1, 2, 2, dtype=torch.bfloat16))
 
 
-@settings(max_examples=100, deadline=None)
-@given(problems(), st.sampled_from([1, 2, 3]))
-def test_rows_that_used_up_their_list_come_back_for_more_columns(problem, listed):
-    scores, mask = problem
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matching, "_LISTED", listed)
-        found = greedy_match(torch.from_numpy(scores), mask=torch.from_numpy(mask)).numpy()
-    for b in range(len(scores)):
-        np.testing.assert_array_equal(found[b], plain_loop(scores[b] + 0.0, mask[b]))
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(40, 600), (600, 40), (590, 600)])
-@pytest.mark.parametrize("kind", ["random", "constant", "rank one", "bfloat16"])
-def test_equals_the_plain_loop_beyond_one_list(kind, rows, columns):
+@pytest.mark.parametrize(("rows", "columns"), [(40, 600), (600, 40), (290, 300)])
+@pytest.mark.parametrize("kind", ["random", "constant", "rank one", "same rows", "opposed", "bfloat16"])
+@pytest.mark.parametrize("way", [*WAYS, in_rounds], ids=["as called", "handed over", "by proposals", "in rounds"])
+def test_equals_the_plain_loop_on_larger_scores(way, kind, rows, columns):
     rng = np.random.default_rng(rows)
     scores = {
         "random": lambda: rng.normal(size=(rows, columns)),
         "constant": lambda: np.ones((rows, columns)),
         "rank one": lambda: rng.random((rows, 1)) * rng.random((1, columns)),
+        "same rows": lambda: np.repeat(rng.random((1, columns)), rows, 0),
+        # The best row of the first column is the last choice of every other one.
+        "opposed": lambda: (
+            np.where(np.arange(columns), 1, -1) * np.linspace(0, 0.5, rows)[:, None] - np.arange(columns)
+        ),
         "bfloat16": lambda: torch.from_numpy(rng.normal(size=(rows, columns))).bfloat16().double().numpy(),
     }[kind]().astype(np.float32)
-    found = greedy_match(torch.from_numpy(scores)[None])[0].numpy()
+    found = way(torch.from_numpy(scores)[None], torch.ones(1, rows, dtype=torch.bool))[0].numpy()
     np.testing.assert_array_equal(found, plain_loop(scores, np.ones(rows, bool)))
 
 
-def test_infinite_scores_are_ordered_too():
+@pytest.mark.parametrize("way", [*WAYS, in_rounds], ids=["as called", "handed over", "by proposals", "in rounds"])
+def test_infinite_scores_are_ordered_too(way):
     scores = np.array([[-np.inf, np.inf, 0], [np.inf, np.inf, -np.inf], [-np.inf, 1, -1]], np.float32)
-    found = greedy_match(torch.from_numpy(scores)[None])[0].numpy()
+    found = way(torch.from_numpy(scores)[None], torch.ones(1, 3, dtype=torch.bool))[0].numpy()
     np.testing.assert_array_equal(found, plain_loop(scores, np.ones(3, bool)))
+
+
+def test_scores_may_be_a_view_and_carry_gradients():
+    scores = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0), requires_grad=True).transpose(1, 2)
+    assert torch.equal(greedy_match(scores), greedy_match(scores.detach().clone()))
 
 
 def test_input_is_left_alone():
@@ -93,3 +131,9 @@ def test_input_is_left_alone():
 def test_a_mask_of_another_shape_or_dtype_is_refused(mask):
     with pytest.raises(ValueError, match="mask must be bool"):
         greedy_match(torch.zeros(1, 2, 2), mask=mask)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_answer():
+    scores = torch.randn(2, 300, 500, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    assert torch.equal(greedy_match(scores.cuda()).cpu(), greedy_match(scores))
