@@ -1,4 +1,4 @@
-"""python -m benchmarks: the matching against the plain loop, and the time per face of every model, in one run."""
+"""python -m benchmarks: the matching against the plain loop, the token cache, and the time per face of every model, in one run."""
 
 import time
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from benchmarks.caching import caching
 from stages.faces.alignment import alignment_matrix
 from stages.models.catalog import EMBEDDED, load
 from stages.models.sam import encode
@@ -124,4 +125,5 @@ def models() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     matching()
+    caching()
     models()

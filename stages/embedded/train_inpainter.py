@@ -44,7 +44,7 @@ def build_vae() -> AutoencoderKL:
     """A factor-2 VAE with four latent channels: 3×128×128 → 4×64×64."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(16, 48), layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=SIZE,
+        block_out_channels=(16, 48), layers_per_block=1, latent_channels=4, norm_num_groups=1, sample_size=SIZE,
         mid_block_add_attention=False,
     )  # fmt: skip
 

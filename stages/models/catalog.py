@@ -78,7 +78,8 @@ def profile(name: str) -> Profile:
     unknown = sorted(set(content) - {*PARTS, "name"})
     if unknown:
         raise ConfigError(f"{path}: unknown key {unknown[0]}; a profile has base, name, {', '.join(PARTS)}")
-    parts: dict[str, Any] = {part: _changed(path, getattr(base, part), content[part]) for part in PARTS if part in content}
+    named = [part for part in PARTS if part in content]
+    parts: dict[str, Any] = {part: _changed(path, getattr(base, part), content[part]) for part in named}
     return replace(base, name=str(content.get("name", path.stem)), **parts)
 
 
