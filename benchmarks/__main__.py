@@ -1,4 +1,4 @@
-"""python -m benchmarks: the matching against the plain loop, the token cache, and the time per face of every model, in one run."""
+"""python -m benchmarks: matching against the plain loop, the token cache, and each model's time per face."""
 
 import time
 from collections.abc import Callable

@@ -176,18 +176,36 @@ def segment(
         _work(options, stages, job.segment, dry_run=dry_run, as_json=as_json)
 
 
-@app.command(epilog="Example: s3pot-batch evaluate --manifest truth.parquet")
-def evaluate(manifest: ManifestFile, run: Run = None, as_json: Json = False) -> None:
-    """Compare a run's masks with the manifest's column mask."""
+@app.command(epilog="Example: s3pot-batch evaluate --manifest truth.parquet --baselines")
+def evaluate(
+    manifest: ManifestFile,
+    run: Run = None,
+    group: Annotated[str | None, typer.Option("--group", help="A column to group by; default kind.")] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also the parser alone, SAM by box, SAM by points, contrast + GrabCut.")
+    ] = False,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Also the method with one thing changed at a time; trains each anew.")
+    ] = False,
+    training: Annotated[
+        Path | None,
+        typer.Option("--training", help="With --ablate: the manifest to train on (no masks); default: this one."),
+    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Compare a run's masks with the manifest's column mask: table, evaluation.parquet, PNG plots."""
     with _clear_errors():
+        from pipeline.evaluation import EvaluationOptions, run_evaluation
         from pipeline.job import run_folder
-        from stages.evaluation.evaluate import evaluate as measure
 
         folder = run_folder(manifest, run)
-        result = measure(manifest, folder)
-        result.write(folder)
-        facts = {"summary": result.summary, "skipped": result.skipped, "rows": result.rows.to_pylist()}
-        _print(result.table(), facts, as_json)
+        options = EvaluationOptions(manifest, folder, group, baselines, ablate, training, device, workers)
+        result, plots = run_evaluation(options)
+        facts = {"summary": result.summary, "skipped": result.skipped, "rows": result.rows.to_pylist(),
+                 "plots": [str(path) for path in plots]}  # fmt: skip
+        _print("\n".join([result.table(), *map(str, plots)]), facts, as_json)
 
 
 @app.command(epilog="Example: s3pot-batch report --run runs/in --sheet sheet.png")

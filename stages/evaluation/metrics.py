@@ -1,9 +1,16 @@
-"""Mask metrics, per image and overall."""
+"""Mask metrics of one photo, and means with intervals over many."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+BOUNDARY = 0.02
+"""Width of the boundary region as a fraction of the image's diagonal (Cheng et al., arXiv 2103.16562)."""
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -61,3 +68,57 @@ def count(found: NDArray[np.bool_], truth: NDArray[np.bool_], inside: NDArray[np
     return Counts(
         int((found & truth).sum()), int((found & ~truth).sum()), int((~found & truth).sum()), int(inside.sum())
     )
+
+
+def boundary_iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Boundary IoU (Cheng et al., arXiv 2103.16562): IoU of the inner boundary regions of two H×W masks.
+
+    NaN where the truth is empty.
+    """
+    if not truth.any():
+        return float("nan")
+    width = max(round(BOUNDARY * float(np.hypot(*truth.shape))), 1)
+    edges = [mask & ~_eroded(mask, width) for mask in (found, truth)]
+    return float((edges[0] & edges[1]).sum() / max(int((edges[0] | edges[1]).sum()), 1))
+
+
+def _eroded(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    framed = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    inner = cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=width)
+    return np.asarray(inner[1:-1, 1:-1], bool)
+
+
+def mean_iou(
+    found: NDArray[np.bool_], truth: NDArray[np.bool_], inside: NDArray[np.bool_], face: NDArray[np.bool_]
+) -> float:
+    """Mean IoU of the classes visible face, occlusion and background, of those that are there.
+
+    Args:
+        found: H×W, the occlusion that was found.
+        truth: H×W, the true occlusion.
+        inside: H×W, the face region that was found.
+        face: H×W, the true face region.
+    """
+    pairs = (
+        (inside & ~found, face & ~truth),
+        (inside & found, face & truth),
+        (~inside, ~face),
+    )
+    return float(np.mean([(a & b).sum() / (a | b).sum() for a, b in pairs if (a | b).any()]))
+
+
+def mean_with_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and bootstrap 95 % interval over photos (percentile method, a fixed seed).
+
+    Raises:
+        ValueError: no values.
+    """
+    if not len(values):
+        raise ValueError("no values to take the mean of")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return mean, mean, mean
+    found = bootstrap(
+        (np.asarray(values),), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    )
+    return mean, float(found.confidence_interval.low), float(found.confidence_interval.high)
