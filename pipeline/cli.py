@@ -208,6 +208,29 @@ def evaluate(
         _print("\n".join([result.table(), *map(str, plots)]), facts, as_json)
 
 
+@app.command(epilog="Example: s3pot-batch compose --faces faces.parquet --cutouts cutouts --out benchmark")
+def compose(
+    faces: Annotated[Path, typer.Option("--faces", help="Manifest of clean faces with landmarks (and face_oval).")],
+    cutouts: Annotated[Path, typer.Option("--cutouts", help="Folder of kinds: hands/*.png, textures/*.jpg, …")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write photos, masks and manifests to.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="Photos in all.")] = 200,
+    clean: Annotated[float, typer.Option("--clean", min=0, max=1, help="Share of unoccluded photos.")] = 0.2,
+    size: Annotated[int, typer.Option("--size", min=64, help="Longest side of a photo.")] = 512,
+    splits: Annotated[
+        str, typer.Option("--splits", help="Names and shares; no face and no cut-out is in two splits.")
+    ] = "train=0.5,test=0.5",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same files for the same seed.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Build an occlusion benchmark with exact truth from clean faces and cut-outs."""
+    with _clear_errors():
+        from stages.evaluation.compose import Composition, parse_splits
+        from stages.evaluation.compose import compose as build
+
+        manifest = build(Composition(faces, cutouts, out, count, seed, clean, size, parse_splits(splits)))
+        _print(f"{manifest}: {count} photos", {"manifest": str(manifest), "photos": count}, as_json)
+
+
 @app.command(epilog="Example: s3pot-batch report --run runs/in --sheet sheet.png")
 def report(
     run: Run = None,

@@ -19,8 +19,8 @@ OURS = "S3POT"
 FIGURES = ("iou", "miou", "boundary_iou", "precision", "recall", "f1", "whole_iou")
 """Means over the occluded photos; ``false_positive_area`` is the mean over the others."""
 NOTES = """IoU, boundary IoU, precision, recall and F1 are of the occlusion inside the found face region M, over
-occluded photos; whole IoU does not cut the truth to M. mIoU is over visible face, occlusion and background. Clean marked is
-the share of M that is marked on unoccluded photos. In brackets: bootstrap 95 % intervals over photos."""
+occluded photos; whole IoU does not cut the truth to M. mIoU is over visible face, occlusion and background. Clean
+marked is the share of M that is marked on unoccluded photos. In brackets: bootstrap 95 % intervals over photos."""
 
 
 @dataclass(frozen=True)
