@@ -32,7 +32,7 @@ def without(objective: str) -> tuple[str, ...]:
 
 
 VARIANTS = (
-    Variant("S3POT"),
+    Variant("trained anew"),
     Variant("without FE", {"segments": {"enhance": False}}),
     Variant("with FE", {"segments": {"enhance": True}}),
     Variant("without the selector", {"segments": {"reweight": False}}),

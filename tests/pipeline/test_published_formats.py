@@ -21,8 +21,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from manifests.files import read_items, write_parquet
 from pipeline import job
+from pipeline.ablation import VARIANTS
+from pipeline.evaluation import EvaluationOptions, run_evaluation
 from pipeline.job import Options, open_job
 from stages.errors import ConfigError
+from stages.evaluation.baselines import BASELINES
 from stages.models.catalog import PAPER, load, profile, pull, verify
 from stages.models.profiles import PartSpec
 from stages.models.sam import build_vit_sam
@@ -135,6 +138,34 @@ def test_the_whole_pipeline_runs_on_the_published_formats(paper, tmp_path):
     assert (summary.ok, summary.failed) == (1, 0), summary.text()
     [row] = read_items(tmp_path / "run", "segments", 0).to_pylist()
     assert row["occlusion"]["size"] == [160, 128]
+
+
+def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
+    rows = []
+    for n in range(2):
+        Image.fromarray(np.roll(photo(), 9 * n, 0)).save(tmp_path / f"{n}.png")
+        mask = np.zeros((160, 128), np.uint8)
+        mask[70:100, 50:80] = 255
+        Image.fromarray(mask).save(tmp_path / f"{n}_mask.png")
+        points = [44.0, 60.0, 84.0, 60.0, 64.0, 84.0, 50.0, 104.0, 78.0, 104.0]
+        rows.append({"image": f"{n}.png", "landmarks": points, "mask": f"{n}_mask.png"})
+    manifest, run = tmp_path / "in.parquet", tmp_path / "run"
+    write_parquet(pa.Table.from_pylist(rows), manifest)
+    config = tmp_path / "config.toml"
+    config.write_text("[faces]\nframe = 64\n[references]\nsteps = 1\n[training]\nepochs = 1\n")
+    options = Options(manifest, run, str(paper), config, device="cpu", workers=0)
+    job.segment(open_job(options, "references", "segments"))
+    result, plots = run_evaluation(EvaluationOptions(manifest, run, baselines=True, ablate=True, workers=0))
+    methods = [entry["method"] for entry in result.summary if entry["photos"] == "all"]
+    same = {"with FE", "matching as published", "decoded face", "one pass"}  # the paper's settings are these
+    expected = ["S3POT", *(v.name for v in VARIANTS if v.name not in same), *BASELINES]
+    assert methods == expected
+    assert all(entry["n"] == 2 for entry in result.summary)
+    assert all(path.exists() for path in plots)
+    borrowed = run / "ablation" / "without-FE" / "photos" / "references.zarr"
+    assert borrowed.resolve() == (run / "references.zarr").resolve()
+    again, _ = run_evaluation(EvaluationOptions(manifest, run, baselines=True, ablate=True, workers=0))
+    assert again.summary == result.summary
 
 
 def test_the_detector_reads_facers_release(weights):
