@@ -28,7 +28,7 @@ EMBEDDED = Profile(
     inpainter=PartSpec("controlnet", "embedded:inpainter", options=(("size", 128), ("six_channels", True))),
     segmenter=PartSpec("sam_small", "embedded:segmenter.safetensors"),
     adapter=PartSpec("selector", "embedded:adapter"),
-    settings=Settings(segments=SegmentSettings(target="both", enhance=False, min_similarity=0.5)),
+    settings=Settings(segments=SegmentSettings(target="occlusion", min_similarity=0.6)),
 )
 
 PAPER = Profile(
