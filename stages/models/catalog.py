@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.errors import ConfigError
 from stages.models.profiles import PARTS, PartSpec, Profile
-from stages.settings import ReferenceSettings, SegmentSettings, Settings
+from stages.settings import ReferenceSettings, SegmentSettings, Settings, TrainingSettings
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -28,7 +28,10 @@ EMBEDDED = Profile(
     inpainter=PartSpec("controlnet", "embedded:inpainter", options=(("size", 128), ("six_channels", True))),
     segmenter=PartSpec("sam_small", "embedded:segmenter.safetensors"),
     adapter=PartSpec("selector", "embedded:adapter"),
-    settings=Settings(segments=SegmentSettings(target="occlusion", min_similarity=0.6)),
+    settings=Settings(
+        segments=SegmentSettings(target="occlusion", min_similarity=0.6),
+        training=TrainingSettings(epochs=5),  # more of them fit the wrong prompts, too
+    ),
 )
 
 PAPER = Profile(
