@@ -29,8 +29,8 @@ EMBEDDED = Profile(
     segmenter=PartSpec("sam_small", "embedded:segmenter.safetensors"),
     adapter=PartSpec("selector", "embedded:adapter"),
     settings=Settings(
-        segments=SegmentSettings(target="occlusion", min_similarity=0.6),
-        training=TrainingSettings(epochs=5),  # more of them fit the wrong prompts, too
+        segments=SegmentSettings(target="both", min_similarity=0.6),
+        training=TrainingSettings(epochs=2),  # more of them fit the wrong prompts, too
     ),
 )
 
