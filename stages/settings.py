@@ -56,6 +56,8 @@ class SegmentSettings:
     """FE: match prompt-conditioned features; else the encoder's plain tokens."""
     reweight: bool = True
     """PS's self-attention layer; else the prompts go to the decoder as they are."""
+    mask_prompt: bool = False
+    """Give the points' labels to SAM's mask prompt too, as a coarse map over M (beyond the paper)."""
     min_similarity: float = 0.0
     """A match whose cosine is lower is none, and its photo token an occlusion point; 0 counts all (as published)."""
     reach: float = 1.0

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def decode_batch(sam: Sam, tokens: Tensor, prompts: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+def decode_batch(
+    sam: Sam, tokens: Tensor, prompts: Tensor, padding: Tensor, dense: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Decode one mask per image.
 
     Args:
@@ -21,24 +23,41 @@ def decode_batch(sam: Sam, tokens: Tensor, prompts: Tensor, padding: Tensor) -> 
         tokens: B×C×T×T.
         prompts: B×P×C embedded prompts, filled up to the longest.
         padding: B×P bool, true where a prompt is only filling.
+        dense: B×C×T×T embedded mask prompts (:func:`embed_label_maps`); without, SAM's "no mask".
 
     Returns:
         B×4T×4T logits and B predicted IoU, as ``MaskDecoder.forward`` gives with ``multimask_output=False``.
     """
+    logits, quality = decode_every_mask(sam, tokens, prompts, padding, dense, masks=1)
+    return logits[:, 0], quality[:, 0]
+
+
+def decode_every_mask(
+    sam: Sam, tokens: Tensor, prompts: Tensor, padding: Tensor, dense: Tensor | None = None, *, masks: int
+) -> tuple[Tensor, Tensor]:
+    """The first ``masks`` of ``MaskDecoder.predict_masks``, B×masks×4T×4T logits and B×masks predicted IoU."""
     decoder: MaskDecoder = sam.mask_decoder
     b, c, side, _ = tokens.shape
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     queries = torch.cat([own.expand(b, -1, -1), prompts], dim=1)
     hidden = torch.cat([padding.new_zeros(b, len(own)), padding], dim=1)
-    dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, c, 1, 1)
+    if dense is None:
+        dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, c, 1, 1)
     position = sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
     queries, keys = two_way(
         decoder.transformer, (tokens + dense).flatten(2).transpose(1, 2), position, queries, ~hidden[:, None, None]
     )
     upscaled = decoder.output_upscaling(keys.transpose(1, 2).reshape(b, c, side, side))
-    weights = decoder.output_hypernetworks_mlps[0](queries[:, 1])
-    logits = torch.einsum("bc,bchw->bhw", weights, upscaled)
-    return logits, decoder.iou_prediction_head(queries[:, 0])[:, 0]
+    heads = decoder.output_hypernetworks_mlps
+    weights = torch.stack([heads[k](queries[:, 1 + k]) for k in range(masks)], dim=1)
+    logits = torch.einsum("bkc,bchw->bkhw", weights, upscaled)
+    return logits, decoder.iou_prediction_head(queries[:, 0])[:, :masks]
+
+
+def embed_label_maps(sam: Sam, maps: Tensor) -> Tensor:
+    """B×T×T maps (1 surely wanted, −1 surely not, 0 unknown) → B×C×T×T, through SAM's mask prompt."""
+    masks = F.interpolate(maps[:, None], sam.prompt_encoder.mask_input_size)
+    return cast("Tensor", sam.prompt_encoder(points=None, boxes=None, masks=masks)[1])
 
 
 def two_way(

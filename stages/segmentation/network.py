@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from stages.segmentation.decoding import decode_batch
+from stages.segmentation.decoding import decode_batch, embed_label_maps
 from stages.segmentation.enhancement import enhance, token_centres, token_region
 from stages.segmentation.selection import Prompts, PromptSelector, select_prompts
 from stages.settings import SegmentSettings
@@ -92,7 +92,11 @@ class S3POT(nn.Module):
         padding = torch.arange(prompts.shape[1], device=prompts.device) >= lengths[:, None]
         if self.settings.reweight:
             prompts = self.selector(prompts, padding)
-        logits, iou = decode_batch(self.sam, torch.stack([p.tokens for p in batch]), prompts, padding)
+        dense = None
+        if self.settings.mask_prompt:
+            maps = torch.stack([label_map(one, self.settings.min_similarity) for one in batch])
+            dense = embed_label_maps(self.sam, -maps if flip else maps)
+        logits, iou = decode_batch(self.sam, torch.stack([p.tokens for p in batch]), prompts, padding, dense)
         return [Segmentation(-one if flip else one, quality) for one, quality in zip(logits, iou, strict=True)]
 
     def _embed(self, prompted: Prompted, *, flip: bool) -> Tensor:
@@ -103,6 +107,21 @@ class S3POT(nn.Module):
         points = (centres[prompts.cells][None], labels[None])
         sparse, _ = self.sam.prompt_encoder(points=points, boxes=None, masks=None)
         return cast("Tensor", sparse[0])
+
+
+SHARPNESS = 5.0
+"""How fast a mask prompt grows sure as a similarity leaves the threshold."""
+
+
+def label_map(prompted: Prompted, threshold: float) -> Tensor:
+    """T×T in −1..1: how surely each token of M shows the visible face; 0 outside M.
+
+    It is the points' labels with their margin: a token that an edge runs through is nearly undecided.
+    """
+    prompts, tokens = prompted.prompts, prompted.tokens
+    sure = torch.zeros(tokens.shape[-1] ** 2, device=tokens.device)
+    sure[prompts.cells] = torch.tanh(SHARPNESS * (prompts.similarity - threshold))
+    return sure.reshape(tokens.shape[-2:])
 
 
 def at_points(logits: Tensor, prompted: Prompted) -> Tensor:

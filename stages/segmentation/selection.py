@@ -13,10 +13,14 @@ from stages.segmentation.matching import greedy_match
 
 @dataclass(frozen=True)
 class Prompts:
-    """Points of one image: ``cells`` P int64 token indices, ``labels`` P float32, 1 = visible face, 0 = occlusion."""
+    """Points of one image: P tokens of the photo inside M."""
 
     cells: Tensor
+    """P int64 token indices."""
     labels: Tensor
+    """P float32, 1 = visible face, 0 = occlusion."""
+    similarity: Tensor
+    """P float32, cosine of each with its match in the reference, −1 where it has none."""
 
 
 def select_prompts(enhanced: Enhanced, inside: Tensor, *, min_similarity: float = 0.0, reach: float = 1.0) -> Prompts:
@@ -41,7 +45,9 @@ def select_prompts(enhanced: Enhanced, inside: Tensor, *, min_similarity: float 
     counts = found >= min_similarity if min_similarity > 0 else found > NEVER
     seen = torch.zeros_like(region)
     seen[columns[rows[counts]]] = True
-    return Prompts(cells, seen[cells].float())
+    similarity = torch.full(region.shape, -1.0, device=region.device)
+    similarity[columns[rows]] = found.clamp(min=-1)
+    return Prompts(cells, seen[cells].float(), similarity[cells])
 
 
 NEVER = -2.0

@@ -31,6 +31,7 @@ def prepare(run: Path, plan: Plan, context: StageContext) -> None:
         "reference": (dtype, channels, "tokens of its reference"),
         "contrast": (dtype, 0, "cosine of raw and reference tokens: 1 where they agree"),
         "prompts": ("int8", 0, "the token as a prompt: 1 = face point, 2 = occlusion point, 0 = outside the face"),
+        "similarity": (dtype, 0, "cosine of the token with its match in the reference; -1 = no match"),
     }
     store.create(run, STORE, plan, side, contents)
 
@@ -65,13 +66,16 @@ def write(task: ShardTask, plan: Plan, pairs: Sequence[EncodedPair], context: St
         "reference": np.zeros((slots, side, side, channels), dtype),
         "contrast": np.zeros((slots, side, side), dtype),
         "prompts": np.zeros((slots, side, side), np.int8),
+        "similarity": np.zeros((slots, side, side), dtype),
     }
     for pair in pairs:
         at = pair.row - first
         arrays["raw"][at] = pair.raw.permute(1, 2, 0).cpu().numpy()
         arrays["reference"][at] = pair.reference.permute(1, 2, 0).cpu().numpy()
         arrays["contrast"][at] = pair.prompted.contrast.cpu().numpy()
-        arrays["prompts"][at] = drawn(pair.prompted.prompts, side)
+        prompts = pair.prompted.prompts
+        arrays["prompts"][at] = drawn(prompts, side)
+        arrays["similarity"][at].ravel()[prompts.cells.cpu().numpy()] = prompts.similarity.cpu().numpy()
     store.write_shard(task.run, STORE, plan, task.shard, arrays)
 
 
@@ -107,11 +111,12 @@ class CachedPairs(Sequence[Prompted]):
 
 def read_prompted(run: Path, row: int, device: torch.device) -> Prompted:
     """One cached pair: tokens C×T×T float32, contrast T×T, and its prompts."""
-    raw, contrast, prompts = (_read(run, name, row) for name in ("raw", "contrast", "prompts"))
-    flat = prompts.flatten().to(device)
-    cells = flat.nonzero()[:, 0]
-    tokens = raw.permute(2, 0, 1).float().contiguous().to(device)
-    return Prompted(tokens, contrast.float().to(device), Prompts(cells, 2.0 - flat[cells].float()))
+    names = ("raw", "contrast", "prompts", "similarity")
+    raw, contrast, points, similarity = (_read(run, name, row).to(device) for name in names)
+    labels = points.flatten()
+    cells = labels.nonzero()[:, 0]
+    prompts = Prompts(cells, 2.0 - labels[cells].float(), similarity.flatten()[cells].float())
+    return Prompted(raw.permute(2, 0, 1).float().contiguous(), contrast.float(), prompts)
 
 
 def _read(run: Path, name: str, row: int) -> Tensor:

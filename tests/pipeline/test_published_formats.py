@@ -157,7 +157,13 @@ def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
     job.segment(open_job(options, "references", "segments"))
     result, plots = run_evaluation(EvaluationOptions(manifest, run, baselines=True, ablate=True, workers=0))
     methods = [entry["method"] for entry in result.summary if entry["photos"] == "all"]
-    same = {"with FE", "matching as published", "decoded face", "one pass"}  # the paper's settings are these
+    same = {
+        "with FE",
+        "without the mask prompt",
+        "matching as published",
+        "decoded face",
+        "one pass",
+    }  # the paper's settings are these
     expected = ["S3POT", *(v.name for v in VARIANTS if v.name not in same), *BASELINES]
     assert methods == expected
     assert all(entry["n"] == 2 for entry in result.summary)
