@@ -106,12 +106,12 @@ def detection_loss(out: Tensor, sample: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def measure(net: DetectionNet, faces: Faces) -> dict[str, float]:
+def measure(net: DetectionNet, faces: Faces, scenes: int) -> dict[str, float]:
     """Recall at the centres of held-out faces, false peaks per scene, landmark error relative to the eyes' distance."""
-    samples = batches(Scenes(faces, held_out=True), size=32, seed=7, workers=0)
+    samples = batches(Scenes(faces, held_out=True), size=min(scenes, 32), seed=7, workers=0)
     found = total = false = 0
     errors: list[float] = []
-    for _ in range(6):
+    for _ in range(-(-scenes // 32)):
         sample = next(samples)
         out = net(as_pixels(sample["image"]))
         p = out[:, 0].sigmoid()
@@ -127,11 +127,8 @@ def measure(net: DetectionNet, faces: Faces) -> dict[str, float]:
                 truth = sample["distances"][b, 4:, y, x].reshape(5, 2)
                 error = (out[b, 5:, y, x].reshape(5, 2) - truth).norm(dim=1).mean()
                 errors.append(float(error / (truth[1] - truth[0]).norm().clamp(min=0.05)))
-    return {
-        "recall": found / total,
-        "false_per_scene": false / 192,
-        "landmark_error": float(np.median(errors)),
-    }
+    metrics = {"recall": found / max(total, 1), "false_per_scene": false / scenes}
+    return metrics | ({"landmark_error": float(np.median(errors))} if errors else {})
 
 
 def main(
@@ -145,13 +142,15 @@ def main(
     device: str = "cpu",
     rate: float = 2e-3,
     start: Path | None = None,
+    measured: int = 192,
+    workers: int = 1,
 ) -> None:
     """Train the detector, from a checkpoint of an earlier training if given, and write its weights and metrics."""
     torch.manual_seed(seed)
     faces = load_faces(data, work)
     net = DetectionNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     models = nn.ModuleDict({"detector": net})
-    samples = batches(Scenes(faces), size=batch, seed=seed, workers=1)
+    samples = batches(Scenes(faces), size=batch, seed=seed, workers=workers)
 
     def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.autocast(device, torch.bfloat16):
@@ -164,7 +163,9 @@ def main(
     ).to("cpu")
     best = averaged["detector"]
     assert isinstance(best, DetectionNet)
-    write_weights("detector", half(best), measure(best, faces), {"seed": seed, "minutes": minutes, "batch": batch}, out)
+    write_weights(
+        "detector", half(best), measure(best, faces, measured), {"seed": seed, "minutes": minutes, "batch": batch}, out
+    )
 
 
 if __name__ == "__main__":

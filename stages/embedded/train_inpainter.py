@@ -3,11 +3,13 @@
     python -m stages.embedded.train_inpainter vae --data DIR --work DIR --minutes 6
     python -m stages.embedded.train_inpainter controlnet --data DIR --work DIR --minutes 30
 
-The ControlNet sees the parse map and the photo. Half of the samples are *blind* (the whole face region is the hole,
-and the photo shows the occluder), half are *filled* (the hole is a known part, grey in the photo).
+The ControlNet sees the parse map and the photo. Most of the samples are *blind*: nothing is known to be missing, the
+hole is empty, and the network has to find what does not belong and keep the rest. The others are *filled*: the hole is
+a known part, grey in the photo. The UNet sees the photo outside the hole, and what it denoises is the change of the
+photo's latents: a network of this size otherwise spends its capacity on giving back what it was shown.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +38,33 @@ from stages.models.palette import CLASSES, PALETTE
 from stages.settings import FACE_CLASSES
 
 SIZE = 128
+BLIND = 0.75
+"""Share of the samples whose occluder the network has to find by itself, which is the harder half."""
 FACE_IDS = [CLASSES.index(name) for name in FACE_CLASSES]
 Encode = Callable[[Tensor], Tensor]
 
 
 def build_vae() -> AutoencoderKL:
     """A factor-2 VAE with four latent channels: 3×128×128 → 4×64×64."""
-    return AutoencoderKL(
+    net = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(16, 48), layers_per_block=1, latent_channels=4, norm_num_groups=1, sample_size=SIZE,
         mid_block_add_attention=False,
     )  # fmt: skip
+    keep_scale([*net.encoder.down_blocks[-1].resnets, *net.encoder.mid_block.resnets], net.encoder.conv_norm_out)
+    keep_scale(net.decoder.up_blocks[-1].resnets, net.decoder.conv_norm_out)
+    return net
 
 
 def build_unet() -> UNet2DConditionModel:
     """A 9-channel inpainting UNet on 64×64 latents, without text."""
-    return UNet2DConditionModel(
+    net = UNet2DConditionModel(
         sample_size=SIZE // 2, in_channels=9, out_channels=4, down_block_types=("DownBlock2D",) * 4,
         mid_block_type="UNetMidBlock2D", up_block_types=("UpBlock2D",) * 4, block_out_channels=(32, 64, 96, 128),
-        layers_per_block=1, cross_attention_dim=8, norm_num_groups=8, attention_head_dim=8,
+        layers_per_block=1, cross_attention_dim=8, norm_num_groups=1, attention_head_dim=8,
     )  # fmt: skip
+    keep_scale(net.up_blocks[-1].resnets, net.conv_norm_out)
+    return net
 
 
 def build_controlnet() -> ControlNetModel:
@@ -63,9 +72,27 @@ def build_controlnet() -> ControlNetModel:
     return ControlNetModel(
         in_channels=4, conditioning_channels=6, down_block_types=("DownBlock2D",) * 4,
         mid_block_type="UNetMidBlock2D", block_out_channels=(32, 64, 96, 128), layers_per_block=1,
-        cross_attention_dim=8, norm_num_groups=8, attention_head_dim=8,
+        cross_attention_dim=8, norm_num_groups=1, attention_head_dim=8,
         conditioning_embedding_out_channels=(16, 32),
     )  # fmt: skip
+
+
+@torch.no_grad()
+def keep_scale(resnets: Iterable[nn.Module], norm: nn.Module, level: float = 16.0) -> None:
+    """Start with the last channel of a residual stream at a constant, so that the norm that ends it keeps brightness.
+
+    A group norm divides by the spread of the whole picture; what is bright or dull as a whole is lost. Beside a
+    channel that is always ``level``, the spread hardly depends on the picture.
+    """
+    for resnet in resnets:
+        blocks: Any = resnet
+        blocks.conv2.weight[-1] = 0
+        blocks.conv2.bias[-1] = 0
+        if blocks.conv_shortcut is not None:
+            blocks.conv_shortcut.weight[-1] = 0
+            blocks.conv_shortcut.bias[-1] = level
+    stream: Any = norm
+    stream.weight.mul_(level / len(stream.weight) ** 0.5)
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -99,9 +126,9 @@ class ReferenceSamples:
             points = points[[1, 0, 2, 4, 3]]
         occluded = occlude(rng, clean, other, points)
         region = np.isin(labels, FACE_IDS).astype(np.uint8)
-        hole = cv2.dilate(region, disc(round(SIZE * rng.uniform(0.02, 0.05))))
+        hole = np.zeros((SIZE, SIZE), np.uint8)
         photo, alpha = clean, np.zeros((SIZE, SIZE), np.float32)
-        if rng.random() < 0.5:  # blind: the network has to find the occluder
+        if rng.random() < BLIND:  # blind: the network has to find the occluder
             if rng.random() < self.occluded:
                 photo, alpha = occluded.image, occluded.alpha
         else:  # filled: the hole is known, and hidden from the network
@@ -147,6 +174,8 @@ def vae(
     device: str = "cpu",
     rate: float = 2e-3,
     start: Path | None = None,
+    measured: int = 192,
+    workers: int = 1,
 ) -> None:
     """Train the VAE on four pieces of each photo, which is all that a factor of 2 looks at, and keep it in ``work``."""
     torch.manual_seed(seed)
@@ -154,7 +183,7 @@ def vae(
     net = build_vae().to(device, memory_format=torch.channels_last)
     models = nn.ModuleDict({"vae": net})
     unused = np.zeros_like(faces.parsing)  # the VAE needs pixels only
-    samples = batches(ReferenceSamples(faces, unused), size=batch, seed=seed, workers=1)
+    samples = batches(ReferenceSamples(faces, unused), size=batch, seed=seed, workers=workers)
 
     def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         pixels = pieces(as_pixels(sample["photo"].to(device)), SIZE // 2)
@@ -169,11 +198,9 @@ def vae(
         }
 
     optimizer = torch.optim.AdamW(models.parameters(), lr=rate, weight_decay=0.0)
-    averaged = fit(
-        models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "vae.jsonl", start=start
-    )
+    averaged = fit(models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "vae.jsonl", start=start)
     trained: Any = averaged["vae"].to("cpu")
-    held_out = next(batches(ReferenceSamples(faces, unused, held_out=True), size=64, seed=7, workers=0))
+    held_out = next(batches(ReferenceSamples(faces, unused, held_out=True), size=min(measured, 64), seed=7, workers=0))
     with torch.no_grad():
         pixels = as_pixels(held_out["clean"])
         latents = trained.encode(pixels).latent_dist.mean
@@ -198,6 +225,8 @@ def controlnet(
     device: str = "cpu",
     rate: float = 1.5e-3,
     start: Path | None = None,
+    measured: int = 192,
+    workers: int = 1,
 ) -> None:
     """Train UNet and ControlNet together, and write the whole pipeline in diffusers' format."""
     torch.manual_seed(seed)
@@ -207,7 +236,7 @@ def controlnet(
     models = nn.ModuleDict({"unet": build_unet(), "controlnet": build_controlnet()})
     models.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     scheduler = build_scheduler()
-    samples = batches(ReferenceSamples(faces, parsing), size=batch, seed=seed, workers=1)
+    samples = batches(ReferenceSamples(faces, parsing), size=batch, seed=seed, workers=workers)
 
     def encode(pixels: Tensor) -> Tensor:
         with torch.no_grad():
@@ -217,16 +246,17 @@ def controlnet(
         sample = {name: value.to(device) for name, value in sample.items()}
         with torch.autocast(device, torch.bfloat16):
             predicted, clean = predict(models, scheduler, encode, sample)
-        weight = 0.2 + 0.3 * sample["region"] + 2.0 * sample["alpha"] * sample["region"] + 0.3 * sample["alpha"]
+        weight = 0.2 + 0.3 * sample["region"] + 3.0 * sample["alpha"] * sample["region"] + 0.3 * sample["alpha"]
         weight = F.interpolate(weight[:, None], clean.shape[-2:], mode="area")
         difference = predicted.float() - clean
-        return {"latents": (weight * (difference.abs() + 0.5 * difference.square())).mean()}
+        tone = F.avg_pool2d(weight, 8) * F.avg_pool2d(difference, 8).abs()  # contrast is read off large areas
+        return {"latents": (weight * (difference.abs() + 0.5 * difference.square())).mean(), "tone": tone.mean()}
 
     optimizer = torch.optim.AdamW(models.parameters(), lr=rate, weight_decay=1e-3)
     averaged = fit(
         models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "controlnet.jsonl", start=start
     ).to("cpu")
-    metrics = measure(averaged, scheduler, autoencoder.to("cpu"), faces, parsing)
+    metrics = measure(averaged, scheduler, autoencoder.to("cpu"), faces, parsing, measured)
     save(averaged, scheduler, autoencoder, (out or WEIGHTS) / "inpainter")
     write_report("inpainter", metrics, {"seed": seed, "minutes": minutes, "batch": batch, "size": SIZE}, out)
 
@@ -239,24 +269,27 @@ def predict(
     *,
     last: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """One denoising step of the whole net → (predicted clean latents, clean latents), B×4×S/2×S/2."""
+    """One denoising step of the whole net → (predicted clean latents, clean latents), B×4×S/2×S/2.
+
+    What is denoised is the *change* of the photo's latents: zero wherever the photo stays as it is.
+    """
     clean, hole = as_pixels(sample["clean"]), sample["hole"][:, None]
     photo = as_pixels(sample["photo"])
     latents, masked = encode(clean), encode(photo * (1 - hole))
     steps = scheduler.config.num_train_timesteps
     t = torch.full((len(clean),), steps - 1, device=clean.device)
     if not last:
-        t = torch.where(torch.rand(len(clean), device=clean.device) < 0.25, torch.randint_like(t, steps), t)
-    noisy = scheduler.add_noise(latents, torch.randn_like(latents), t)
+        t = torch.where(torch.rand(len(clean), device=clean.device) < 0.1, torch.randint_like(t, steps), t)
+    noisy = scheduler.add_noise(latents - masked, torch.randn_like(latents), t)
     condition = torch.cat([(as_pixels(sample["parse"]) + 1) / 2, (photo + 1) / 2], dim=1)
     text = latents.new_zeros(len(clean), 1, 8)
     down, middle = models["controlnet"](noisy, t, text, controlnet_cond=condition, return_dict=False)
     small_hole = F.interpolate(hole, latents.shape[-2:], mode="nearest")
-    predicted = models["unet"](
+    change = models["unet"](
         torch.cat([noisy, small_hole, masked], dim=1), t, text, down_block_additional_residuals=down,
         mid_block_additional_residual=middle, return_dict=False,
     )[0]  # fmt: skip
-    return predicted, latents
+    return masked + change.float(), latents
 
 
 @torch.no_grad()
@@ -266,6 +299,7 @@ def measure(
     autoencoder: AutoencoderKL,
     faces: Faces,
     parsing: NDArray[np.uint8],
+    count: int,
 ) -> dict[str, float]:
     """Mean absolute error (0..255) on held-out faces under drawn occluders, covered and visible parts apart."""
     samples = batches(ReferenceSamples(faces, parsing, held_out=True), size=16, seed=7, workers=0)
@@ -275,7 +309,7 @@ def measure(
 
     sums = dict.fromkeys(("covered", "covered_before", "visible"), 0.0)
     areas = dict.fromkeys(("covered", "visible"), 1e-6)
-    for _ in range(12):
+    for _ in range(-(-count // 16)):
         sample = next(samples)
         predicted, _ = predict(models, scheduler, encode, sample, last=True)
         decoded = autoencoder.decode(predicted / autoencoder.config.scaling_factor).sample.clamp(-1, 1)

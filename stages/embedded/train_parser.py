@@ -64,7 +64,7 @@ def parsing_loss(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def measure(net: ParsingNet, faces: Faces, *, occluded: float, samples: int = 256) -> dict[str, float]:
+def measure(net: ParsingNet, faces: Faces, *, occluded: float, samples: int) -> dict[str, float]:
     """Mean F1 over the face's parts and IoU of the face region, on held-out faces."""
     draw, rng = ParserSamples(faces, held_out=True, occluded=occluded), np.random.default_rng(7)
     counts = np.zeros((len(CLASSES), 3))
@@ -93,13 +93,15 @@ def main(
     device: str = "cpu",
     rate: float = 2e-3,
     start: Path | None = None,
+    measured: int = 256,
+    workers: int = 1,
 ) -> None:
     """Train the parser, from an earlier training's checkpoint if given, and write its TorchScript file and metrics."""
     torch.manual_seed(seed)
     faces = load_faces(data, work)
     net = ParsingNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     models = nn.ModuleDict({"parser": net})
-    samples = batches(ParserSamples(faces), size=batch, seed=seed, workers=1)
+    samples = batches(ParserSamples(faces), size=batch, seed=seed, workers=workers)
 
     def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.autocast(device, torch.bfloat16):
@@ -112,7 +114,10 @@ def main(
     )
     best = averaged["parser"].to("cpu")
     assert isinstance(best, ParsingNet)
-    metrics = {"clean": measure(best, faces, occluded=0.0), "occluded": measure(best, faces, occluded=1.0)}
+    metrics = {
+        "clean": measure(best, faces, occluded=0.0, samples=measured),
+        "occluded": measure(best, faces, occluded=1.0, samples=measured),
+    }
     write_weights("parser", parser_script(best), metrics, {"seed": seed, "minutes": minutes, "batch": batch}, out)
 
 

@@ -25,11 +25,13 @@ EMBEDDED = Profile(
     name="embedded",
     detector=PartSpec("heatmap", "embedded:detector.safetensors"),
     parser=PartSpec("facer", "embedded:parser.pt"),
-    inpainter=PartSpec("controlnet", "embedded:inpainter", options=(("size", 128), ("six_channels", True))),
+    inpainter=PartSpec(
+        "controlnet", "embedded:inpainter", options=(("size", 128), ("six_channels", True), ("residual", True))
+    ),
     segmenter=PartSpec("sam_small", "embedded:segmenter.safetensors"),
     adapter=PartSpec("selector", "embedded:adapter"),
     settings=Settings(
-        segments=SegmentSettings(target="both", min_similarity=0.6),
+        segments=SegmentSettings(target="occlusion", mask_prompt=True, min_similarity=0.7),
         training=TrainingSettings(epochs=2),  # more of them fit the wrong prompts, too
     ),
 )

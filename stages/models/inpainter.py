@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from stages.errors import ConfigError
 from stages.models.palette import colourise
 from stages.settings import ReferenceSettings
 
@@ -32,12 +33,14 @@ class ControlNetInpainter:
         dtype: name of a torch dtype.
         size: side of the square that the pipeline works at.
         six_channels: the ControlNet's condition is parse map and photo (ours); else the parse map alone (published).
+        residual: what is denoised is the change of the photo's latents, and a blind pass declares nothing as missing
+            (ours); else the latents themselves, and the hole is always missing (published).
         prompt: for pipelines with a text encoder.
     """
 
     def __init__(
         self, weights: Path, device: str, dtype: str = "float32", *, size: int = 512, six_channels: bool = False,
-        prompt: str = "a photo of a face, nothing in front of it",
+        residual: bool = False, prompt: str = "a photo of a face, nothing in front of it",
     ) -> None:  # fmt: skip
         from diffusers import StableDiffusionControlNetInpaintPipeline
         from diffusers.utils import logging
@@ -54,6 +57,7 @@ class ControlNetInpainter:
         self.device = torch.device(device)
         self.size = size
         self.six_channels = six_channels
+        self.residual = residual
         self.prompt = prompt if text else None
 
     @torch.inference_mode()
@@ -73,7 +77,12 @@ class ControlNetInpainter:
 
         Returns:
             B×S×S×3 uint8 RGB; outside the holes exactly the photo's pixels.
+
+        Raises:
+            ConfigError: a residual pipeline is asked to start from the photo.
         """
+        if self.residual and settings.strength < 1:
+            raise ConfigError("these weights generate from pure noise only; set references.strength = 1")
         photo = self._resized(torch.from_numpy(frames))
         hole = torch.from_numpy(holes)[:, None].float()
         smaller = self.size < frames.shape[1]  # a cell of the smaller mask is hole if any of its pixels is
@@ -81,16 +90,27 @@ class ControlNetInpainter:
         parts = self._resized(torch.from_numpy(colourise(parsing)))
         shown = torch.where(hole > 0, torch.tensor(127 / 255), photo) if hide else photo
         condition = torch.cat([parts, shown], 1) if self.six_channels else parts
+        # where the photo is the starting point, a blind pass shows the UNet all of it, to find what has to change
+        missing = torch.zeros_like(hole) if self.residual and not hide else hole
         result = self.pipeline(
-            image=photo, mask_image=hole, control_image=condition, height=self.size, width=self.size,
+            image=photo, mask_image=missing, control_image=condition, height=self.size, width=self.size,
             num_inference_steps=settings.steps, strength=settings.strength, guidance_scale=settings.guidance_scale,
-            controlnet_conditioning_scale=settings.conditioning_scale, generator=generators, output_type="pt",
-            **self._text(len(frames)),
-        ).images.float().cpu()  # fmt: skip
+            controlnet_conditioning_scale=settings.conditioning_scale, generator=generators,
+            output_type="latent" if self.residual else "pt", **self._text(len(frames)),
+        ).images  # fmt: skip
+        if self.residual:
+            result = self._changed(photo * (1 - missing) + missing / 2, result)
+        result = result.float().cpu()
         side = frames.shape[1]
         filled = F.interpolate(result, (side, side), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
         generated = (filled * 255).round().byte().permute(0, 2, 3, 1).numpy()
         return np.where(holes[..., None], generated, frames).astype(np.uint8)
+
+    def _changed(self, photo: Tensor, change: Tensor) -> Tensor:
+        """B×3×S×S photos in 0..1 and the change of their latents → the changed photos, in 0..1."""
+        vae = self.pipeline.vae
+        latents = vae.encode((2 * photo - 1).to(change)).latent_dist.mean + change / vae.config.scaling_factor
+        return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
 
     def _resized(self, images: Tensor) -> Tensor:
         pixels = images.permute(0, 3, 1, 2).float() / 255
