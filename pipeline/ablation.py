@@ -37,6 +37,7 @@ VARIANTS = (
     Variant("with FE", {"segments": {"enhance": True}}),
     Variant("without the selector", {"segments": {"reweight": False}}),
     *(Variant(f"without {name.replace('_', ' ')}", {"training": {"objectives": without(name)}}) for name in OBJECTIVES),
+    Variant("with the mask prompt", {"segments": {"mask_prompt": True}}),
     Variant("without the mask prompt", {"segments": {"mask_prompt": False}}),
     Variant("matching as published", {"segments": {"min_similarity": 0.0, "reach": 1.0}}),
     Variant("decoded face", {"segments": {"target": "face"}}),

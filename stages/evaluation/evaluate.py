@@ -147,14 +147,15 @@ def answer_of(row: Mapping[str, Any], shape: tuple[int, ...]) -> Answer:
 
 
 def compare(answer: Answer, truth: Mask, face: Mask | None = None) -> dict[str, float]:
-    """Figures of one photo.
+    """Figures of one photo, inside the found region; of the whole photo where the region misses the occlusion.
 
     Args:
         answer: what was found.
         truth: H×W, the occluder's pixels.
         face: H×W, the true face region, where the manifest has a column ``face``; else the found one stands in for it.
     """
-    inside = answer.region
+    missed = truth.any() and not (truth & answer.region).any()  # the wrong face was found
+    inside = np.ones_like(truth) if missed else answer.region
     counts = count(answer.occlusion, truth, inside)
     whole = count(answer.occlusion, truth if face is None else truth & face, np.ones_like(truth))
     return {

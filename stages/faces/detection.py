@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from stages.models.detection_net import STRIDE, UNIT, DetectionNet
 
 CLOSER = 0.85
+SAME = 0.2
+"""Boxes that share so much of the smaller one are one face: a forehead or a neck makes half a face of its own."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class HeatmapDetector:
 
     @torch.inference_mode()
     def detect(self, photo: NDArray[np.uint8], min_score: float) -> list[Face]:
-        """H×W×3 uint8 RGB → faces, best first; boxes that share 40 % of the smaller one are one face."""
+        """H×W×3 uint8 RGB → faces, best first; boxes that share a fifth of the smaller one are one face."""
         found: list[Face] = []
         for look, side in enumerate(self.sides):
             scale = side / max(photo.shape[:2])
@@ -52,7 +54,7 @@ class HeatmapDetector:
             ]
         kept: list[Face] = []
         for face in sorted(found, key=lambda face: -face.score):
-            if face.score >= min_score and all(shared(face.bbox, other.bbox) < 0.4 for other in kept):
+            if face.score >= min_score and all(shared(face.bbox, other.bbox) < SAME for other in kept):
                 kept.append(face)
         return kept
 

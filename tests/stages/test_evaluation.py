@@ -88,6 +88,12 @@ def answered(tmp_path):
     return tmp_path / "m.parquet", run
 
 
+def test_an_occlusion_outside_the_found_region_is_missed_not_absent():
+    truth, region = square(5, 15, 5, 15), square(20, 35, 20, 35)
+    figures = compare(Answer(region, region), truth)
+    assert figures["iou"] == figures["recall"] == figures["f1"] == figures["whole_iou"] == 0
+
+
 def test_figures_by_group(answered):
     manifest, run = answered
     result = evaluate(manifest, {"S3POT": run})

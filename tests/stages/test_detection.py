@@ -1,0 +1,33 @@
+"""The embedded detector on the two public-domain portraits."""
+
+import cv2
+import numpy as np
+import pytest
+
+from stages.evaluation.demo import PORTRAITS, load_portrait
+from stages.faces.detection import shared
+from stages.models.catalog import EMBEDDED, load
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return load(EMBEDDED.detector, "cpu")
+
+
+@pytest.mark.parametrize("name", PORTRAITS)
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_a_portrait_is_one_face_where_the_face_is(detector, name, scale):
+    photo = cv2.resize(load_portrait(name), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    [face] = detector.detect(photo, min_score=0.4)
+    (x, y), (across, along) = np.multiply(PORTRAITS[name], scale)
+    oval = (x - across, y - along, x + across, y + along)
+    assert shared(face.bbox, oval) > 0.7
+    assert face.landmarks[0, 0] < face.landmarks[1, 0]
+    assert face.landmarks[3, 0] < face.landmarks[4, 0]
+
+
+def test_two_faces_side_by_side_are_two(detector):
+    portrait = load_portrait("astronaut")[:256, 100:356]
+    faces = detector.detect(np.hstack([portrait, portrait[:, ::-1]]), min_score=0.4)
+    assert len(faces) == 2
+    assert shared(faces[0].bbox, faces[1].bbox) == 0
