@@ -21,6 +21,14 @@ class Occluded:
     alpha: Alpha
 
 
+@dataclass(frozen=True)
+class Body:
+    """A shape as it is lit: ``alpha`` S×S in 0..1 and ``light`` S×S×3 float32, a factor for the texture."""
+
+    alpha: Alpha
+    light: NDArray[np.float32]
+
+
 def occlude(rng: np.random.Generator, face: Image, donor: Image, landmarks: NDArray[np.float32]) -> Occluded:
     """Paste one or two random occluders on ``face``.
 
@@ -32,9 +40,13 @@ def occlude(rng: np.random.Generator, face: Image, donor: Image, landmarks: NDAr
     """
     image, alpha = face, np.zeros(face.shape[:2], np.float32)
     for _ in range(1 if rng.random() < 0.75 else 2):
-        shape = _shape(rng, face.shape[0], landmarks)
-        texture = _texture(rng, face, donor, landmarks)
-        texture = _shade(rng, texture)
+        if rng.random() < 0.33:
+            body = _hand(rng, face.shape[0])
+            texture = _texture(rng, face, donor, landmarks, of_skin=0.85)
+        else:
+            body = _plain_body(rng, _shape(rng, face.shape[0], landmarks))
+            texture = _texture(rng, face, donor, landmarks, of_skin=0.3)
+        shape, texture = body.alpha, _shade(rng, texture, body.light)
         blurred = cv2.GaussianBlur(shape, (0, 0), float(rng.uniform(0.4, 1.2))) * np.float32(
             rng.choice([1.0, 1.0, 0.92])
         )
@@ -47,8 +59,8 @@ def occlude(rng: np.random.Generator, face: Image, donor: Image, landmarks: NDAr
 
 
 def _shape(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
-    shapes = (_blob, _hand, _bar, _lower_cover, _upper_cover, _glasses, _cup)
-    draw = shapes[int(rng.choice(len(shapes), p=[0.22, 0.27, 0.11, 0.14, 0.06, 0.13, 0.07]))]
+    shapes = (_blob, _bar, _lower_cover, _upper_cover, _glasses, _cup)
+    draw = shapes[int(rng.choice(len(shapes), p=[0.25, 0.12, 0.2, 0.09, 0.26, 0.08]))]
     return np.asarray(draw(rng, size, landmarks), np.float32)
 
 
@@ -82,28 +94,58 @@ def _shrunk(canvas: Image, size: int) -> Alpha:
     return np.asarray(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), np.float32) / np.float32(255)
 
 
-def _hand(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
-    del landmarks
-    canvas = _canvas(size * 2)
-    palm, width = _anywhere(rng, size * 2), size * 2 * rng.uniform(0.035, 0.065)
+def _hand(rng: np.random.Generator, size: int) -> Body:
+    """A palm, a wrist and two to five fingers, stretched out or folded to a fist, each lit as a round body."""
+    palm, width = _anywhere(rng, size * 2), size * 2 * rng.uniform(0.03, 0.065)
     heading = rng.uniform(0, 2 * np.pi)
-    spread = rng.uniform(0.0, 0.28)
+    folded = rng.random() < 0.4
+    spread = 0.0 if folded else rng.uniform(0.0, 0.28)
     across = np.array([-np.sin(heading), np.cos(heading)])
     along = np.array([np.cos(heading), np.sin(heading)])
+    layers = []
+    if rng.random() < 0.85:
+        canvas = _canvas(size * 2)
+        centre = palm - along * width * 2.2
+        cv2.ellipse(canvas, (tuple(centre.tolist()), (width * 5.8, width * 7.2), float(np.rad2deg(heading))), 255, -1)
+        wrist = np.round([centre, centre - along * size * 2.5]).astype(np.int32)
+        cv2.polylines(canvas, [wrist], False, 255, int(width * rng.uniform(3.5, 5)), cv2.LINE_AA)
+        layers.append(_shrunk(canvas, size))
+    pointing = int(rng.integers(-4, 5))  # one finger of some fists is stretched out
     for finger in range(int(rng.integers(2, 6))):
+        canvas = _canvas(size * 2)
         base = palm + across * (finger - 1.5) * width * 1.9
         direction = heading + (finger - 1.5) * spread + rng.normal(0, 0.06)
         bend = rng.normal(0, 0.25)
-        joint = base + width * rng.uniform(2.2, 3.4) * np.array([np.cos(direction), np.sin(direction)])
-        tip = joint + width * rng.uniform(1.8, 3.0) * np.array([np.cos(direction + bend), np.sin(direction + bend)])
+        length = width * (rng.uniform(0.3, 0.8) if folded and finger != pointing else rng.uniform(2.0, 3.2))
+        joint = base + length * np.array([np.cos(direction), np.sin(direction)])
+        tip = joint + length * 0.9 * np.array([np.cos(direction + bend), np.sin(direction + bend)])
         line = np.round([base - along * width, joint, tip]).astype(np.int32)
         cv2.polylines(canvas, [line], False, 255, int(width * rng.uniform(1.5, 2.1)), cv2.LINE_AA)
-    if rng.random() < 0.8:
-        centre = palm - along * width * 2.2
-        cv2.ellipse(canvas, (tuple(centre.tolist()), (width * 5.2, width * 7.2), float(np.rad2deg(heading))), 255, -1)
-        wrist = np.round([centre, centre - along * size * 2.5]).astype(np.int32)
-        cv2.polylines(canvas, [wrist], False, 255, int(width * rng.uniform(3.5, 5)), cv2.LINE_AA)
-    return _shrunk(canvas, size)
+        layers.append(_shrunk(canvas, size))
+    return _lit(rng, layers, relief=rng.uniform(0.1, 0.6), crease=rng.uniform(0.0, 0.5))
+
+
+def _plain_body(rng: np.random.Generator, shape: Alpha) -> Body:
+    if rng.random() < 0.7:
+        return Body(shape, np.ones((*shape.shape, 3), np.float32))
+    return _lit(rng, [shape], relief=rng.uniform(0.1, 0.5), crease=rng.uniform(0.0, 0.3))
+
+
+def _lit(rng: np.random.Generator, layers: list[Alpha], *, relief: float, crease: float) -> Body:
+    """Layers, the rearmost first, as round bodies under one light: bright towards it, dark where one ends."""
+    alpha = np.zeros(layers[0].shape, np.float32)
+    light = np.ones((*alpha.shape, 3), np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    for layer in layers:
+        depth = cv2.distanceTransform((layer > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
+        radius = max(float(depth.max()), 1.0)
+        height = cv2.GaussianBlur(radius * np.sqrt(1 - (1 - depth / radius) ** 2), (0, 0), 1.0)
+        slope = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=1 / 8)
+        lit = 1 + relief * (slope[0] * np.cos(angle) + slope[1] * np.sin(angle)) - crease * np.exp(-depth / 1.5)
+        tinted = lit.clip(0.3, 1.6)[..., None] * np.exp(rng.normal(0, 0.04, 3))
+        light = light * (1 - layer[..., None]) + np.asarray(tinted, np.float32) * layer[..., None]
+        alpha = np.maximum(alpha, layer)
+    return Body(alpha, light)
 
 
 def _bar(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
@@ -167,25 +209,26 @@ def _glasses(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]
     canvas = _canvas(size * 4)
     eyes = landmarks[:2] * 4
     gap = float(np.linalg.norm(eyes[1] - eyes[0]))
-    turn = float(np.rad2deg(np.arctan2(*(eyes[1] - eyes[0])[::-1])))
-    lens = (gap * rng.uniform(0.62, 0.95), gap * rng.uniform(0.45, 0.8))
-    thickness = -1 if rng.random() < 0.45 else max(int(gap * rng.uniform(0.03, 0.12)), 2)
+    turn = float(np.arctan2(*(eyes[1] - eyes[0])[::-1]))
+    lens = np.array([gap * rng.uniform(0.62, 0.95), gap * rng.uniform(0.4, 0.8)])
+    filled = rng.random() < 0.35
+    thickness = max(int(gap * rng.uniform(0.025, 0.11)), 2)
     drop = np.array([0, gap * rng.uniform(-0.02, 0.12)])
-    for eye in eyes + drop:
-        if rng.random() < 0.5:
-            cv2.ellipse(canvas, (tuple(eye.tolist()), lens, turn), 255, thickness, cv2.LINE_AA)
-        else:
-            corners = cv2.boxPoints((tuple(eye.tolist()), lens, turn)).astype(np.int32)
-            cv2.polylines(canvas, [corners], True, 255, abs(thickness) + 1, cv2.LINE_AA)
-            if thickness < 0:
-                cv2.fillPoly(canvas, [corners], 255)
+    squareness, taper = rng.uniform(2, 6), rng.uniform(-0.05, 0.3)
+    for sign, eye in zip((-1, 1), eyes + drop, strict=True):
+        outline = _lens(squareness, sign * taper) * lens / 2
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        corners = np.round(outline @ rotation.T + eye).astype(np.int32)
+        cv2.polylines(canvas, [corners], True, 255, thickness, cv2.LINE_AA)
+        if filled:
+            cv2.fillPoly(canvas, [corners], 255)
     along = (eyes[1] - eyes[0]) / max(gap, 1)
     arm = max(int(gap * 0.05), 2)
-    half = along * lens[0] / 2
+    half, arms = along * lens[0] / 2, rng.uniform(0.5, 0.95)
     ends = [
         (eyes[0] + half, eyes[1] - half),
-        (eyes[0] - half, eyes[0] - along * gap),
-        (eyes[1] + half, eyes[1] + along * gap),
+        (eyes[0] - half, eyes[0] - along * gap * arms),
+        (eyes[1] + half, eyes[1] + along * gap * arms),
     ]
     for start, end in ends:
         cv2.line(
@@ -197,6 +240,13 @@ def _glasses(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]
             cv2.LINE_AA,
         )
     return _shrunk(canvas, size)
+
+
+def _lens(squareness: float, taper: float) -> NDArray[np.float64]:
+    """A superellipse of radius 1, from a circle (2) to a rounded square, narrower below on the side of ``taper``."""
+    angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    x, y = (np.sign(f) * np.abs(f) ** (2 / squareness) for f in (np.cos(angles), np.sin(angles)))
+    return np.stack([x + taper * y, y], 1)
 
 
 def _cup(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
@@ -215,26 +265,24 @@ def _cup(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) ->
     return _filled(size, outline @ rotation.T + centre)
 
 
-def _texture(rng: np.random.Generator, face: Image, donor: Image, landmarks: NDArray[np.float32]) -> Image:
+def _texture(
+    rng: np.random.Generator, face: Image, donor: Image, landmarks: NDArray[np.float32], *, of_skin: float
+) -> Image:
     size = face.shape[0]
-    kind = rng.choice(
-        ["flat", "noise", "donor", "donor_skin", "own_skin", "stripes"], p=[0.2, 0.14, 0.2, 0.18, 0.18, 0.1]
-    )
+    if rng.random() < of_skin:
+        return _skin(rng, face if rng.random() < 0.6 else donor, landmarks)
+    kind = rng.choice(["flat", "noise", "donor", "stripes"], p=[0.32, 0.22, 0.3, 0.16])
     if kind == "donor":
         turn = cv2.getRotationMatrix2D((size / 2, size / 2), float(rng.uniform(0, 360)), float(rng.uniform(1.0, 2.5)))
         return np.asarray(cv2.warpAffine(donor, turn, (size, size), borderMode=cv2.BORDER_REFLECT_101), np.uint8)
-    if kind == "donor_skin":
-        return _skin(rng, donor, landmarks)
-    if kind == "own_skin":
-        return _skin(rng, face, landmarks)
     return _plain_texture(rng, size, str(kind))
 
 
 def _plain_texture(rng: np.random.Generator, size: int, kind: str = "noise") -> Image:
     base = (
         rng.uniform(0, 255, 3)
-        if rng.random() < 0.5
-        else np.repeat(rng.choice([15, 40, 128, 235, 250]), 3).astype(float)
+        if rng.random() < 0.4
+        else np.repeat(rng.choice([15, 30, 45, 128, 235, 250]), 3).astype(float)
     )
     if kind == "flat":
         return np.broadcast_to(np.clip(base, 0, 255), (size, size, 3)).astype(np.uint8)
@@ -271,10 +319,10 @@ def _skin(rng: np.random.Generator, photo: Image, landmarks: NDArray[np.float32]
     return np.asarray(shaded.clip(0, 255), np.uint8)
 
 
-def _shade(rng: np.random.Generator, texture: Image) -> Image:
+def _shade(rng: np.random.Generator, texture: Image, light: NDArray[np.float32]) -> Image:
     size = texture.shape[0]
-    light = cv2.resize(rng.normal(1, 0.2, (3, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.asarray((texture * light[..., None]).clip(0, 255), np.uint8)
+    room = cv2.resize(rng.normal(1, 0.2, (3, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    return np.asarray((texture * light * room[..., None]).clip(0, 255), np.uint8)
 
 
 def backdrop(rng: np.random.Generator, photo: Image, landmarks: NDArray[np.float32], size: int) -> Image:
@@ -289,12 +337,12 @@ def backdrop(rng: np.random.Generator, photo: Image, landmarks: NDArray[np.float
         corner = corners[int(rng.integers(3))]  # sky, shoulder, clothes
         image = np.asarray(cv2.resize(corner, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8).copy()
     nowhere = np.full((5, 2), size / 2, np.float32)
-    shapes = (_blob, _bar, _hand)
-    for number in rng.integers(len(shapes), size=int(rng.integers(0, 5))):
-        alpha = shapes[number](rng, size, nowhere)[..., None]
+    for number in rng.integers(3, size=int(rng.integers(0, 5))):
+        body = _hand(rng, size) if number == 2 else _plain_body(rng, (_blob, _bar)[number](rng, size, nowhere))
+        alpha = body.alpha[..., None]
         if rng.random() < 0.4:
             texture = cv2.resize(_skin(rng, photo, landmarks), (size, size))
         else:
             texture = _plain_texture(rng, size, str(rng.choice(["flat", "noise", "stripes"])))
-        image = (image * (1 - alpha) + _shade(rng, np.asarray(texture, np.uint8)) * alpha).astype(np.uint8)
+        image = (image * (1 - alpha) + _shade(rng, np.asarray(texture, np.uint8), body.light) * alpha).astype(np.uint8)
     return image
