@@ -78,7 +78,8 @@ def measure(net: ParsingNet, faces: Faces, *, occluded: float, samples: int) -> 
             counts[c] += [(found == c)[truth == c].sum(), (found == c).sum(), (truth == c).sum()]
         inside = np.isin(found, [*FACE_PARTS, 15]), np.isin(truth, [*FACE_PARTS, 15])
         region += [(inside[0] & inside[1]).sum(), (inside[0] | inside[1]).sum()]
-    f1 = 2 * counts[FACE_PARTS, 0] / counts[FACE_PARTS, 1:].sum(1)
+    parts = counts[[c for c in FACE_PARTS if counts[c, 1:].any()]]  # a part that nobody drew has no F1
+    f1 = 2 * parts[:, 0] / parts[:, 1:].sum(1)
     return {"mean_f1": float(f1.mean()), "region_iou": float(region[0] / region[1])}
 
 

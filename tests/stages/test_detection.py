@@ -31,3 +31,12 @@ def test_two_faces_side_by_side_are_two(detector):
     faces = detector.detect(np.hstack([portrait, portrait[:, ::-1]]), min_score=0.4)
     assert len(faces) == 2
     assert shared(faces[0].bbox, faces[1].bbox) == 0
+
+
+@pytest.mark.parametrize("name", PORTRAITS)
+def test_a_crop_that_is_already_a_face_is_one_face(detector, name):
+    (x, y), (across, along) = PORTRAITS[name]
+    crop = load_portrait(name)[round(y - along) : round(y + along), round(x - across) : round(x + across)]
+    [face] = detector.detect(cv2.resize(crop, (256, 320)), min_score=0.4)
+    assert shared(face.bbox, (0, 0, 256, 320)) > 0.9
+    assert (face.bbox[2] - face.bbox[0]) * (face.bbox[3] - face.bbox[1]) > 0.5 * 256 * 320
