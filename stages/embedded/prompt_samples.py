@@ -82,9 +82,7 @@ class PromptSamples:
         choices = [mask for mask in choices if mask.sum() > 30]
         targets = [thing if thing.sum() > 20 else face, face if face.sum() > 60 else ~thing]
         while len(targets) < PROMPTS:
-            inside = thing & np.isin(
-                parts, FACE_IDS
-            )  # the part of a thing that lies in the face, as a thing of its own
+            inside = thing & np.isin(parts, FACE_IDS)  # what of a thing lies in the face is a thing of its own
             pick = int(rng.integers(len(choices) + 2))
             targets.append(choices[pick] if pick < len(choices) else inside if inside.sum() > 20 else targets[0])
         return targets
@@ -93,18 +91,14 @@ class PromptSamples:
         self, rng: np.random.Generator, mask: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         points, labels = np.zeros((DENSE, 2), np.float32), np.full(DENSE, -1, np.float32)
-        wanted = 1 if self.single else int(np.exp(rng.uniform(0, np.log(POINTS * 0.6))))
-        refused = (
-            1
-            if self.single
-            else int(rng.integers(0, POINTS - wanted + 1) if rng.random() < 0.3 else rng.integers(0, 4))
-        )
+        wanted = refused = 1
+        if not self.single:
+            wanted = int(np.exp(rng.uniform(0, np.log(POINTS * 0.6))))
+            refused = int(rng.integers(0, POINTS - wanted + 1) if rng.random() < 0.3 else rng.integers(0, 4))
         edge = cv2.dilate(mask.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool) & ~mask
+        outside = edge if rng.random() < 0.7 and edge.any() else ~mask
         at = 0
-        for area, count, label in (
-            (mask, wanted, 1),
-            (edge if rng.random() < 0.7 and edge.any() else ~mask, refused, 0),
-        ):
+        for area, count, label in ((mask, wanted, 1), (outside, refused, 0)):
             cells = np.argwhere(area)
             if len(cells) and count:
                 chosen = cells[rng.integers(len(cells), size=count)]

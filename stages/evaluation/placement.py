@@ -103,8 +103,9 @@ def _pose(rng: np.random.Generator, face: Face, kind: str, width: int, height: i
         return _similarity(1.03 * wide / width, turn, 0.5 * (marks[2] + chin), width, height)
     if kind in {"glasses", "sunglasses"}:
         return _similarity(2.15 * gap / width, turn, eyes + 0.06 * (mouth - eyes), width, height)
-    if kind == "scarves":
-        return _similarity(1.3 * wide / width, turn, mouth + 0.25 * (mouth - eyes), width, height)
+    if kind == "scarves":  # from somewhere on the nose downwards, however long it is
+        scale, top = 1.3 * wide / width, eyes + rng.uniform(0.2, 0.65) * (mouth - eyes)
+        return _similarity(scale, turn, top + np.array([-right[1], right[0]]) * scale * height / 2, width, height)
     reach = rng.uniform(0.35, 0.75) * wide
     spot = mouth + rng.normal(0, 0.16, 2) * (wide, long) - rng.uniform(0, 0.5) * (mouth - eyes)
     return _similarity(reach / max(width, height), turn + rng.normal(0, 0.35), spot, width, height)

@@ -98,7 +98,7 @@ def test_what_is_hidden_is_what_changed_inside_the_face(kind):
     assert solid.any()
 
 
-def test_glasses_sit_on_the_eyes_and_masks_on_the_mouth():
+def test_glasses_sit_on_the_eyes_and_masks_and_scarves_on_the_mouth():
     face, thing = Face(portrait(), MARKS), np.full((20, 60, 4), 255, np.uint8)
     glasses = place(np.random.default_rng(0), face, "glasses", thing).hidden
     assert glasses[60, 48]
@@ -107,6 +107,10 @@ def test_glasses_sit_on_the_eyes_and_masks_on_the_mouth():
     mask = place(np.random.default_rng(0), face, "medical_masks", np.full((40, 60, 4), 255, np.uint8)).hidden
     assert mask[98, 64]
     assert not mask[60, 64]
+    for height in (20, 200):  # a long scarf hangs lower; it does not reach higher
+        scarf = place(np.random.default_rng(0), face, "scarves", np.full((height, 60, 4), 255, np.uint8)).hidden
+        assert scarf[98, 64]
+        assert not scarf[60, 64]
 
 
 def test_a_hand_takes_on_the_faces_tone():
