@@ -43,6 +43,8 @@ VARIANTS = (
     Variant("decoded face", {"segments": {"target": "face"}}),
     Variant("decoded occlusion", {"segments": {"target": "occlusion"}}),
     Variant("decoded both", {"segments": {"target": "both"}}),
+    Variant("edges of the decoder", {"segments": {"edges": "decoder"}}),
+    Variant("edges by GrabCut", {"segments": {"edges": "grabcut"}}),
     Variant("one pass", {"references": {"passes": 1}}),
     Variant("two passes", {"references": {"passes": 2}}),
     Variant("three references", {"references": {"seeds": 3}}),

@@ -65,6 +65,8 @@ class SegmentSettings:
     published)."""
     per_image: bool = False
     """Fit the selector to every face anew before it is segmented (per-image fitting)."""
+    edges: Literal["decoder", "grabcut"] = "decoder"
+    """What draws the mask's edges: the decoder alone, or GrabCut where the decoder is unsure (beyond the paper)."""
     threshold: float = 0.5
     """Occlusion probability above which a pixel of M is called occluded."""
 

@@ -19,6 +19,7 @@ from stages.evaluation.evaluate import Answer
 from stages.models.catalog import load
 from stages.models.palette import CLASSES
 from stages.models.sam import encode
+from stages.segmentation.edges import grabcut
 from stages.segmentation.enhancement import token_centres, token_region
 from stages.segmentation.inference import paste
 
@@ -100,10 +101,7 @@ def contrast_and_grabcut(frame: Frame, context: StageContext) -> Mask:
     labels[frame.region & (contrast > (SURE + UNLIKELY) / 2)] = cv2.GC_PR_FGD
     labels[frame.region & (contrast < UNLIKELY)] = cv2.GC_BGD
     labels[sure] = cv2.GC_FGD
-    cv2.setRNGSeed(0)  # its colour models start from k-means
-    cv2.grabCut(frame.raw[..., ::-1].copy(), labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 3,
-                cv2.GC_INIT_WITH_MASK)  # fmt: skip
-    return np.asarray(frame.region & np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)), bool)
+    return frame.region & grabcut(frame.raw, labels)
 
 
 def colour_contrast(frame: Frame) -> NDArray[np.float32]:

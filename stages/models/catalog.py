@@ -31,7 +31,7 @@ EMBEDDED = Profile(
     segmenter=PartSpec("sam_small", "embedded:segmenter.safetensors"),
     adapter=PartSpec("selector", "embedded:adapter"),
     settings=Settings(
-        segments=SegmentSettings(target="occlusion", min_similarity=0.7),
+        segments=SegmentSettings(target="occlusion", min_similarity=0.7, edges="grabcut"),
         training=TrainingSettings(epochs=2),  # more of them fit the wrong prompts, too
     ),
 )

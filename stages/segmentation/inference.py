@@ -21,6 +21,7 @@ from stages.base import ShardReport, ShardTask, StageContext
 from stages.errors import RetryableError, ShardError
 from stages.images import encode_rle
 from stages.models.catalog import load
+from stages.segmentation.edges import cut_along_edges
 from stages.segmentation.fitting import load_fits
 from stages.segmentation.network import S3POT, Prompted, Segmentation
 from stages.segmentation.pairs import Pair, encode_pair, read_pair
@@ -36,7 +37,7 @@ class FaceMask:
     """One face's answer in the aligned frame, S×S each."""
 
     occlusion: NDArray[np.float32]
-    """Probability that a pixel of M is hidden; 0 outside M."""
+    """Probability that a pixel of M is hidden, 0 or 1 where GrabCut decided; 0 outside M."""
     visible_face: NDArray[np.uint8]
     contrast: NDArray[np.float32]
     prompts: NDArray[np.int8]
@@ -133,11 +134,13 @@ def own_network(network: S3POT, state: dict[str, Tensor]) -> S3POT:
 
 def face_mask(pair: Pair, prompted: Prompted, segmentation: Segmentation, context: StageContext) -> FaceMask:
     """The decoder's answer for one face, drawn in the aligned frame."""
-    side, region = pair.region.shape[0], pair.region.numpy()
+    side, region, settings = pair.region.shape[0], pair.region.numpy(), context.settings.segments
     occlusion = np.where(region, expit(_to_frame(-segmentation.logits, side)), 0).astype(np.float32)
+    if settings.edges == "grabcut":
+        occlusion = cut_along_edges(pair.raw.numpy(), region, occlusion, settings.threshold)
     return FaceMask(
         occlusion=occlusion,
-        visible_face=(region & (occlusion <= context.settings.segments.threshold)).astype(np.uint8),
+        visible_face=(region & (occlusion <= settings.threshold)).astype(np.uint8),
         contrast=_to_frame(1 - prompted.contrast, side),
         prompts=_drawn(prompted, side),
         region=region,
