@@ -11,9 +11,9 @@ from stages.embedded.train_inpainter import FACE_IDS
 SIZE = 128
 PROMPTS = 3
 POINTS = 24
-GRID = 32
+GRID = 64
 DENSE = 128
-"""Most points of a prompt that covers a face; a face has about three times as many tokens, and attention is dear."""
+"""Most points of a prompt that covers a face; a face has about ten times as many tokens, and attention is dear."""
 PARTS = ([14], [15], [10], [11, 12, 13], [6, 7], [8, 9], [1], [3], [12], [13], [6], [7], [8], [9], [4, 5])
 
 

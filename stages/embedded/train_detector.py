@@ -49,7 +49,7 @@ class Scenes:
         n, donor = rng.choice(self.indices, 2)
         photo, side = self.faces.images[n], self.faces.images.shape[1]
         landmarks = self.faces.landmarks[n]
-        if rng.random() < 0.55:
+        for _ in range(int(rng.choice(3, p=[0.35, 0.4, 0.25]))):
             photo = occlude(rng, photo, self.faces.images[donor], landmarks).image
         largest = 1.9 if alone else 0.75
         scale = SIZE / side * float(np.exp(rng.uniform(np.log(0.22), np.log(largest))))

@@ -70,14 +70,18 @@ def embed(sam: Sam, images: Tensor) -> Tensor:
     return cast("Tensor", sam.image_encoder(pixels.contiguous(memory_format=torch.channels_last)))
 
 
-def decode(sam: Sam, sample: dict[str, Tensor], *, boxes: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Mask logits B×K×4×S×S and predicted IoU B×K×4 for every prompt of a batch of samples, and its tokens."""
+def decode(
+    sam: Sam, sample: dict[str, Tensor], *, boxes: bool = False, masks: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mask logits B×K×M×4T×4T and predicted IoU B×K×M for every prompt of a batch of samples, and its tokens."""
     tokens = embed(sam, sample["image"])
-    return (*decode_tokens(sam, tokens, sample, boxes=boxes), tokens)
+    return (*decode_tokens(sam, tokens, sample, boxes=boxes, masks=masks), tokens)
 
 
-def decode_tokens(sam: Sam, tokens: Tensor, sample: dict[str, Tensor], *, boxes: bool) -> tuple[Tensor, Tensor]:
-    """Mask logits B×K×4×4T×4T and predicted IoU B×K×4 from tokens B×C×T×T."""
+def decode_tokens(
+    sam: Sam, tokens: Tensor, sample: dict[str, Tensor], *, boxes: bool, masks: int
+) -> tuple[Tensor, Tensor]:
+    """Mask logits B×K×M×4T×4T and predicted IoU B×K×M, M the first masks of SAM's four, from tokens B×C×T×T."""
     flat = {name: sample[name].flatten(0, 1) for name in ("points", "labels", "boxes", "hints")}
     used = max(int((flat["labels"] >= 0).sum(1).max()), 1)
     sparse, dense = sam.prompt_encoder(
@@ -91,13 +95,13 @@ def decode_tokens(sam: Sam, tokens: Tensor, sample: dict[str, Tensor], *, boxes:
         if hinted.any():
             dense = torch.where(hinted, embed_label_maps(sam, flat["hints"]), dense)
     every = tokens.repeat_interleave(sample["points"].shape[1], dim=0)
-    logits, quality = decode_every_mask(sam, every, sparse, padding, dense, masks=4)
+    logits, quality = decode_every_mask(sam, every, sparse, padding, dense, masks=masks)
     shape = sample["points"].shape[:2]
     return logits.reshape(*shape, *logits.shape[1:]), quality.reshape(*shape, -1)
 
 
 def segmentation_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> dict[str, Tensor]:
-    """Focal-free SAM loss: the single mask always, and the best of the three others; plus the predicted IoU."""
+    """Focal-free SAM loss: the single mask always, and the best of the others if any; plus the predicted IoU."""
     logits = F.interpolate(logits.flatten(0, 1).float(), masks.shape[-2:], mode="bilinear", align_corners=False)
     truth = masks.flatten(0, 1)[:, None].expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((2, 3))
@@ -106,11 +110,10 @@ def segmentation_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> dict[str, T
     cost = 4 * entropy + 1 - (2 * overlap + 1) / (total + 1)
     hard = logits > 0
     true_iou = ((hard & (truth > 0.5)).sum((2, 3)) + 1) / ((hard | (truth > 0.5)).sum((2, 3)) + 1)
-    return {
-        "single": cost[:, 0].mean(),
-        "multi": 0.5 * cost[:, 1:].min(1).values.mean(),
-        "iou": 0.3 * F.mse_loss(iou.flatten(0, 1).float(), true_iou.detach()),
-    }
+    terms = {"single": cost[:, 0].mean(), "iou": 0.3 * F.mse_loss(iou.flatten(0, 1).float(), true_iou.detach())}
+    if logits.shape[1] > 1:
+        terms["multi"] = 0.5 * cost[:, 1:].min(1).values.mean()
+    return terms
 
 
 def enhance_both(sam: Sam, tokens: Tensor, reference: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +149,7 @@ def measure(sam: Sam, faces: Faces, parsing: NDArray[np.uint8], count: int) -> d
     scores: dict[str, list[float]] = {"thing": [], "face": [], "part": []}
     for _ in range(count):
         sample = {name: torch.from_numpy(value)[None] for name, value in draw(rng).items()}
-        logits, _, _ = decode(sam, sample, boxes=False)
+        logits, _, _ = decode(sam, sample)
         found = F.interpolate(logits[0, :, :1], (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0] > 0
         truth = sample["masks"][0] > 0.5
         iou = ((found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)).tolist()
@@ -155,7 +158,7 @@ def measure(sam: Sam, faces: Faces, parsing: NDArray[np.uint8], count: int) -> d
     draw = PromptSamples(faces, parsing, held_out=True, dense=1.0)
     for _ in range(count // 2):
         sample = {name: torch.from_numpy(value)[None] for name, value in draw(rng).items()}
-        logits, _, _ = decode(sam, sample, boxes=False)
+        logits, _, _ = decode(sam, sample)
         found = F.interpolate(logits[0, :1, :1], (SIZE, SIZE), mode="bilinear", align_corners=False)[0, 0] > 0
         truth = sample["masks"][0, 0] > 0.5
         if truth.any():
@@ -206,7 +209,9 @@ def main(
             sample["reference"], sample["same"] = drawn_reference(generator, sample)
         sample = {name: value.to(device) for name, value in sample.items()}
         with torch.autocast(device, torch.bfloat16):
-            logits, iou, tokens = decode(sam, sample, boxes=choose.random() < 0.1)
+            logits, iou, tokens = decode(
+                sam, sample, boxes=choose.random() < 0.1, masks=4 if choose.random() < 0.2 else 1
+            )
             few = slice(max(len(tokens) // 2, 1))
             reference = embed(sam, sample["reference"][few])
             enhanced = enhance_both(sam, tokens[few], reference, sample["same"][few])

@@ -227,7 +227,7 @@ def token_shape(spec: PartSpec) -> tuple[int, int]:
     bound.apply_defaults()
     sizes = bound.arguments
     if spec.kind == "sam_small":
-        return sizes["embed_dim"], sizes["img_size"] // 4
+        return sizes["embed_dim"], sizes["img_size"] // 2
     return sizes["out_chans"], sizes["img_size"] // sizes["patch_size"]
 
 

@@ -20,30 +20,33 @@ VIT_SIZES = {
 
 
 class TrunkImageEncoder(nn.Module):
-    """A U-Net trunk with SAM's LayerNorm neck: B×3×S×S normalised pixels → B×C×S/4×S/4 tokens."""
+    """A U-Net trunk with SAM's LayerNorm neck: B×3×S×S normalised pixels → B×C×S/2×S/2 tokens."""
 
     def __init__(self, img_size: int, out_chans: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.img_size = img_size
         self.trunk = UNetTrunk(widths)
+        self.fine = nn.Conv2d(widths[0], out_chans, 1, bias=False)
+        self.coarse = nn.Conv2d(widths[1], out_chans, 1, bias=False)
         self.neck = nn.Sequential(
-            nn.Conv2d(widths[1], out_chans, 1, bias=False),
             LayerNorm2d(out_chans),
             nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False),
             LayerNorm2d(out_chans),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """B×3×S×S → B×C×S/4×S/4."""
-        return cast("Tensor", self.neck(self.trunk(x)[1]))
+        """B×3×S×S → B×C×S/2×S/2."""
+        half, quarter = self.trunk(x)
+        coarse = F.interpolate(self.coarse(quarter), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return cast("Tensor", self.neck(self.fine(half) + coarse))
 
 
 def build_small_sam(
     img_size: int = 128, embed_dim: int = 128, widths: tuple[int, ...] = (32, 64, 128, 192), heads: int = 4
 ) -> Sam:
-    """The embedded size: a convolutional encoder of stride 4 under SAM's prompt encoder and mask decoder."""
+    """The embedded size: a convolutional encoder of stride 2 under SAM's prompt encoder and mask decoder."""
     encoder = TrunkImageEncoder(img_size, embed_dim, widths)
-    return _assemble(encoder, img_size, img_size // 4, embed_dim, mlp_dim=4 * embed_dim, heads=heads)
+    return _assemble(encoder, img_size, img_size // 2, embed_dim, mlp_dim=4 * embed_dim, heads=heads)
 
 
 def build_vit_sam(

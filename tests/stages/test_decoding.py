@@ -52,7 +52,7 @@ def test_the_embedded_size_decodes_alike():
     torch.manual_seed(0)
     sam = build_small_sam(img_size=64, embed_dim=32, widths=(8, 8, 16, 16))
     network = S3POT(sam, PromptSelector(32))
-    tokens = torch.randn(2, 32, 16, 16)
+    tokens = torch.randn(2, 32, 32, 32)
     pair = network.prompt(tokens[0], tokens[1], torch.ones(64, 64, dtype=torch.bool))
     sparse = network.selector(network._embed(pair, flip=False)[None])
     expected, _ = one_by_one(sam, tokens[:1], sparse)

@@ -34,8 +34,8 @@ def losses(pairs, context, folder):
 def test_the_shape_is_known_without_loading(sam):
     assert token_shape(PartSpec("sam_vit", options=(("img_size", 64), ("patch_size", 8), ("out_chans", 32)))) == (32, 8)
     assert token_shape(PAPER.segmenter) == (256, 64)
-    side = load(EMBEDDED.segmenter, "cpu").image_encoder.img_size // 4
-    assert token_shape(EMBEDDED.segmenter) == (load(EMBEDDED.segmenter, "cpu").prompt_encoder.embed_dim, side)
+    prompts = load(EMBEDDED.segmenter, "cpu").prompt_encoder
+    assert token_shape(EMBEDDED.segmenter) == (prompts.embed_dim, prompts.image_embedding_size[0])
     with pytest.raises(ConfigError, match="no segmenter"):
         token_shape(PartSpec("facer"))
 
