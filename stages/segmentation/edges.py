@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-SURE, RULED_OUT = 0.95, 0.01
+SURE, RULED_OUT = 0.97, 0.02
 """Decoded probability above which a pixel stays hidden, and below which it stays seen; GrabCut decides between."""
 ROUNDS = 3
 
