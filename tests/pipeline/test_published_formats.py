@@ -162,6 +162,7 @@ def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
         "without the mask prompt",
         "matching as published",
         "decoded face",
+        "edges of the decoder",
         "one pass",
     }  # the paper's settings are these
     expected = ["S3POT", *(v.name for v in VARIANTS if v.name not in same), *BASELINES]
