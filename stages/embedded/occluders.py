@@ -43,13 +43,19 @@ def occlude(rng: np.random.Generator, face: Image, donor: Image, landmarks: NDAr
         if rng.random() < 0.33:
             body = _hand(rng, face.shape[0])
             texture = _texture(rng, face, donor, landmarks, of_skin=0.85)
+        elif rng.random() < 0.3:
+            body = _plain_body(rng, _glasses(rng, face.shape[0], landmarks))
+            of_its_own = rng.random() < 0.65
+            texture = _frame_colour(rng, face.shape[0]) if of_its_own else _texture(
+                rng, face, donor, landmarks, of_skin=0.1
+            )  # fmt: skip
         else:
             body = _plain_body(rng, _shape(rng, face.shape[0], landmarks))
             texture = _texture(rng, face, donor, landmarks, of_skin=0.3)
         shape, texture = body.alpha, _shade(rng, texture, body.light)
-        blurred = cv2.GaussianBlur(shape, (0, 0), float(rng.uniform(0.4, 1.2))) * np.float32(
-            rng.choice([1.0, 1.0, 0.92])
-        )
+        thin = shape.sum() < 0.03 * shape.size  # a blurred frame of one pixel would be hardly there
+        blurred = cv2.GaussianBlur(shape, (0, 0), float(rng.uniform(0.3, 0.6) if thin else rng.uniform(0.4, 1.2)))
+        blurred *= np.float32(rng.choice([1.0, 1.0, 0.92]))
         if rng.random() < 0.4:  # a soft shadow beside the thing
             shadow = cv2.GaussianBlur(np.roll(shape, rng.integers(-4, 5, 2), (0, 1)), (0, 0), 3.0)
             image = (image * (1 - 0.45 * shadow[..., None] * rng.random())).astype(np.uint8)
@@ -59,8 +65,8 @@ def occlude(rng: np.random.Generator, face: Image, donor: Image, landmarks: NDAr
 
 
 def _shape(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
-    shapes = (_blob, _bar, _lower_cover, _upper_cover, _glasses, _cup)
-    draw = shapes[int(rng.choice(len(shapes), p=[0.25, 0.12, 0.2, 0.09, 0.26, 0.08]))]
+    shapes = (_blob, _bar, _lower_cover, _upper_cover, _cup)
+    draw = shapes[int(rng.choice(len(shapes), p=[0.34, 0.16, 0.27, 0.12, 0.11]))]
     return np.asarray(draw(rng, size, landmarks), np.float32)
 
 
@@ -206,40 +212,64 @@ def _upper_cover(rng: np.random.Generator, size: int, landmarks: NDArray[np.floa
 
 
 def _glasses(rng: np.random.Generator, size: int, landmarks: NDArray[np.float32]) -> Alpha:
+    """Spectacles from the front: rims from a hair's breadth to a finger's, a bridge, arms, now and then lenses.
+
+    Measures are in units of the eyes' distance; a pair is about twice as wide.
+    """
     canvas = _canvas(size * 4)
-    eyes = landmarks[:2] * 4
-    gap = float(np.linalg.norm(eyes[1] - eyes[0]))
-    turn = float(np.arctan2(*(eyes[1] - eyes[0])[::-1]))
-    lens = np.array([gap * rng.uniform(0.62, 0.95), gap * rng.uniform(0.4, 0.8)])
-    filled = rng.random() < 0.35
-    thickness = max(int(gap * rng.uniform(0.025, 0.11)), 2)
-    drop = np.array([0, gap * rng.uniform(-0.02, 0.12)])
+    across = (landmarks[1] - landmarks[0]).astype(float) * 4
+    gap = max(float(np.linalg.norm(across)), 1.0)
+    along, down = across / gap, np.array([-across[1], across[0]]) / gap
+    middle = landmarks[:2].mean(0) * 4 + down * gap * rng.uniform(-0.05, 0.14)
+    wide = rng.uniform(0.62, 1.0)
+    high = min(wide * rng.uniform(0.45, 1.0), 0.9)
+    apart = np.clip(wide + rng.uniform(0.1, 0.35), 0.9, 1.25)
+    rim = float(np.exp(rng.uniform(np.log(0.014), np.log(0.11))))
+    filled, browline = rng.random() < 0.3, rng.random() < 0.35
     squareness, taper = rng.uniform(2, 6), rng.uniform(-0.05, 0.3)
-    for sign, eye in zip((-1, 1), eyes + drop, strict=True):
-        outline = _lens(squareness, sign * taper) * lens / 2
-        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        corners = np.round(outline @ rotation.T + eye).astype(np.int32)
-        cv2.polylines(canvas, [corners], True, 255, thickness, cv2.LINE_AA)
-        if filled:
+
+    def line(
+        points: list[NDArray[np.float64]] | NDArray[np.float64], thickness: float, *, closed: bool = False
+    ) -> None:
+        placed = [middle + gap * (x * along + y * down) for x, y in points]
+        corners = np.round(placed).astype(np.int32)
+        cv2.polylines(canvas, [corners], closed, 255, max(round(thickness * gap), 2), cv2.LINE_AA)
+        if closed and filled:
             cv2.fillPoly(canvas, [corners], 255)
-    along = (eyes[1] - eyes[0]) / max(gap, 1)
-    arm = max(int(gap * 0.05), 2)
-    half, arms = along * lens[0] / 2, rng.uniform(0.5, 0.95)
-    ends = [
-        (eyes[0] + half, eyes[1] - half),
-        (eyes[0] - half, eyes[0] - along * gap * arms),
-        (eyes[1] + half, eyes[1] + along * gap * arms),
-    ]
-    for start, end in ends:
-        cv2.line(
-            canvas,
-            np.round(start + drop).astype(int).tolist(),
-            np.round(end + drop).astype(int).tolist(),
-            255,
-            arm,
-            cv2.LINE_AA,
+
+    reach, hinge, arm = (
+        apart / 2 + wide / 2,
+        high * rng.uniform(-0.45, -0.1),
+        rng.choice([0.0, 0.05, rng.uniform(0.1, 0.6)]),
+    )
+    for sign in (-1, 1):
+        outline = _lens(squareness, sign * taper) * (wide / 2, high / 2) + (sign * apart / 2, 0)
+        line(outline, rim, closed=True)
+        if browline:  # the upper half is heavier
+            upper = outline[24:]
+            line(upper, rim * rng.uniform(1.3, 2.5))
+        if arm:
+            start, end = np.array([sign * reach * 0.97, hinge]), np.array([sign * (reach + arm), hinge])
+            line([start, end], rim * rng.uniform(0.8, 1.5))
+    inner = apart / 2 - wide / 2
+    for level in (rng.uniform(-0.35, 0.05), -0.5)[: 1 if rng.random() < 0.85 else 2]:
+        sag = rng.uniform(-0.12, 0.02) if level > -0.5 else 0.0
+        ends = inner + 0.06 if level > -0.5 else apart / 2
+        line(
+            [np.array([-ends, level * high]), np.array([0.0, level * high + sag]), np.array([ends, level * high])], rim
         )
     return _shrunk(canvas, size)
+
+
+def _frame_colour(rng: np.random.Generator, size: int) -> Image:
+    """What most spectacles are made of: black, grey, brown or metal, of one colour or with a tortoise's spots."""
+    black, brown, metal = rng.uniform(5, 60) * np.ones(3), np.array([96, 58, 36]), np.array([190, 170, 140])
+    colour = (black, brown * rng.uniform(0.3, 1.3), metal * rng.uniform(0.4, 1.3))[
+        int(rng.choice(3, p=[0.6, 0.2, 0.2]))
+    ]
+    spots = cv2.resize(rng.random((24, 24)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    spotted = 1 - rng.choice([0.0, 0.0, 0.6]) * spots[..., None]
+    return np.asarray((colour * spotted).clip(0, 255), np.uint8)
 
 
 def _lens(squareness: float, taper: float) -> NDArray[np.float64]:
@@ -328,7 +358,7 @@ def _shade(rng: np.random.Generator, texture: Image, light: NDArray[np.float32])
 def backdrop(rng: np.random.Generator, photo: Image, landmarks: NDArray[np.float32], size: int) -> Image:
     """A scene without a face: a plain ground or the edge of a photo far enlarged, and things before it; S×S×3 uint8.
 
-    Some of the things are of skin, as hands and shoulders are, so that skin alone is no face.
+    Some of the things are of skin, as hands and shoulders are, so that skin alone is no face; some are round.
     """
     image = np.full((size, size, 3), rng.uniform(0, 255, 3), np.uint8)
     if rng.random() < 0.6:
@@ -336,9 +366,10 @@ def backdrop(rng: np.random.Generator, photo: Image, landmarks: NDArray[np.float
         corners = (photo[: side // 5, : side // 4], photo[-side // 6 :, : side // 4], photo[-side // 8 :])
         corner = corners[int(rng.integers(3))]  # sky, shoulder, clothes
         image = np.asarray(cv2.resize(corner, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8).copy()
-    nowhere = np.full((5, 2), size / 2, np.float32)
-    for number in rng.integers(3, size=int(rng.integers(0, 5))):
-        body = _hand(rng, size) if number == 2 else _plain_body(rng, (_blob, _bar)[number](rng, size, nowhere))
+    for number in rng.integers(4, size=int(rng.integers(0, 7))):
+        somewhere = np.tile(rng.uniform(0, size, 2), (5, 1)).astype(np.float32)
+        plain = (_blob, _bar, _cup)  # cups are round: with others on them they make badges and patches
+        body = _hand(rng, size) if number == 3 else _plain_body(rng, plain[number](rng, size, somewhere))
         alpha = body.alpha[..., None]
         if rng.random() < 0.4:
             texture = cv2.resize(_skin(rng, photo, landmarks), (size, size))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stages.embedded.weights import start_from
+
 Loss = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
 
@@ -37,13 +39,13 @@ def fit(
         steps: bound of the training, in optimiser steps.
         log: a JSON-lines file of losses; a checkpoint is kept beside it.
         decay: of the exponential moving average of the weights.
-        start: a checkpoint of an earlier call, whose weights this one goes on from.
+        start: a checkpoint of an earlier call, whose weights this one goes on from, or ``shipped``.
 
     Returns:
         The averaged models, in evaluation mode.
     """
     if start is not None:
-        models.load_state_dict(torch.load(start, weights_only=True))
+        start_from(start, models)
     averaged = copy.deepcopy(models).eval().requires_grad_(requires_grad=False)
     peaks = [group["lr"] for group in optimizer.param_groups]
     started, step, sums = time.monotonic(), 0, dict[str, float]()

@@ -250,7 +250,7 @@ def controlnet(
         with torch.autocast(device, torch.bfloat16):
             predicted, clean = predict(models, scheduler, encode, sample)
         covered = sample["alpha"] * sample["region"]
-        thin = (0.1 / covered.mean(dim=(1, 2), keepdim=True).clamp(min=1e-3)).sqrt().clamp(1, 4)  # frames count, too
+        thin = (0.1 / covered.mean(dim=(1, 2), keepdim=True).clamp(min=1e-3)).pow(0.75).clamp(1, 6)  # frames, too
         weight = 0.2 + 0.3 * sample["region"] + 3.0 * thin * covered + 0.3 * sample["alpha"]
         weight = F.interpolate(weight[:, None], clean.shape[-2:], mode="area")
         difference = predicted.float() - clean

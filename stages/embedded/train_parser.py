@@ -27,7 +27,7 @@ FACE_PARTS = [2, 6, 7, 8, 9, 10, 11, 12, 13]
 class ParserSamples:
     """Draws an annotated face with something pasted on most of them; the label is what lies underneath."""
 
-    def __init__(self, faces: Faces, *, held_out: bool = False, occluded: float = 0.7) -> None:
+    def __init__(self, faces: Faces, *, held_out: bool = False, occluded: float = 0.85) -> None:
         labelled = (faces.parsing != UNLABELLED).all(axis=(1, 2))
         self.faces = faces
         self.indices = np.flatnonzero(labelled & (faces.held_out == held_out))

@@ -5,18 +5,36 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stages.models.parsing_net import ParsingNet
 
 WEIGHTS = Path(__file__).parent / "weights"
+SHIPPED = Path("shipped")
+"""As a recipe's ``--start``: go on from the package's own weights."""
+FILES = {
+    "detector": "detector.safetensors", "parser": "parser.pt", "sam": "segmenter.safetensors",
+    **{part: f"inpainter/{part}/diffusion_pytorch_model.safetensors" for part in ("vae", "unet", "controlnet")},
+}  # fmt: skip
+"""Where the package keeps the weights of each module that a recipe trains."""
 
 
 def parser_script(net: ParsingNet) -> torch.jit.ScriptModule:
     """TorchScript of the parser, B×3×448×448 in 0..1 → (logits, empty), for facer's ``model_path``."""
     net = net.eval().requires_grad_(requires_grad=False).to(memory_format=torch.contiguous_format)
     return torch.jit.trace(net, torch.zeros(1, 3, 448, 448), check_trace=False)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def start_from(start: Path, models: nn.ModuleDict) -> None:
+    """Load an earlier training's checkpoint into ``models``, or what the package ships (``SHIPPED``)."""
+    if start != SHIPPED:
+        models.load_state_dict(torch.load(start, weights_only=True))
+        return
+    for name, model in models.items():
+        path = WEIGHTS / FILES[name]
+        scripted = path.suffix == ".pt"
+        model.load_state_dict(torch.jit.load(str(path)).state_dict() if scripted else load_file(path))  # type: ignore[no-untyped-call]
 
 
 def half(module: nn.Module) -> dict[str, Tensor]:

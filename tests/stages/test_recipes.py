@@ -11,9 +11,11 @@ import torch
 from manifests.files import write_parquet
 from stages.embedded import train_detector, train_inpainter, train_parser, train_segmenter
 from stages.embedded.faces import is_held_out
+from stages.embedded.weights import FILES, SHIPPED, WEIGHTS, start_from
 from stages.evaluation.demo import PORTRAITS, load_portrait
 from stages.models.detection_net import DetectionNet
 from stages.models.inpainter import ControlNetInpainter
+from stages.models.parsing_net import ParsingNet
 from stages.models.sam import build_small_sam
 from stages.models.weights import read_state
 from stages.settings import ReferenceSettings
@@ -66,6 +68,23 @@ def test_the_detectors_weights_load_and_are_the_same_again(data, work, tmp_path)
     DetectionNet().load_state_dict(one)
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert report(tmp_path / "a", "detector")["recipe"] == {"seed": 3, "minutes": 8.0, "batch": 2}
+
+
+def test_a_recipe_goes_on_from_the_shipped_weights(data, work, tmp_path):
+    train_detector.main(data, work, tmp_path, start=SHIPPED, rate=0.0, **QUICK)
+    ours, again = (read_state(folder / "detector.safetensors") for folder in (WEIGHTS, tmp_path))
+    assert ours.keys() == again.keys()
+    assert all(torch.allclose(ours[name], again[name]) for name in ours)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_recipes_module_takes_the_shipped_weights(name):
+    generator = {part: getattr(train_inpainter, f"build_{part}") for part in ("vae", "unet", "controlnet")}
+    builders = {"detector": DetectionNet, "parser": ParsingNet, "sam": build_small_sam, **generator}
+    models = torch.nn.ModuleDict({name: builders[name]()})
+    before = {key: value.clone() for key, value in models.state_dict().items()}
+    start_from(SHIPPED, models)
+    assert any(not torch.equal(value, before[key]) for key, value in models.state_dict().items())
 
 
 def test_parser_generator_and_segmenter_are_trained_one_after_the_other(data, work, tmp_path):

@@ -1,0 +1,213 @@
+"""What each model of a profile does by itself, on a composed benchmark whose clean photos and annotations are known.
+
+    python -m benchmarks.parts --composed composed/manifest.parquet --faces heldout.parquet --sheet references.png
+
+Faces are aligned by the annotated landmarks, so that no model pays for another's mistakes. ``--faces`` is the manifest
+that ``s3pot-batch compose`` was given; a column ``parse`` (CelebAMask-HQ annotation maps) is used where there is one.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from segment_anything.modeling import Sam
+from torch.nn import functional as F
+
+from manifests.plan import PlannedItem
+from stages.base import StageContext
+from stages.embedded.faces import ANNOTATION_TO_CELEBM
+from stages.embedded.train_parser import FACE_PARTS
+from stages.evaluation.compose import read_face
+from stages.faces.alignment import alignment_matrix
+from stages.faces.detection import Face
+from stages.images import read_mask, read_photo
+from stages.models.catalog import load, profile
+from stages.models.palette import CLASSES
+from stages.models.sam import encode
+from stages.references import AlignedFace, generate, parse, warp
+from stages.settings import FACE_CLASSES
+
+SIZE = 256
+LONGEST = 512
+"""Of a composed photo, in pixels: ``compose``'s default."""
+PARTS = ([14], [10], [11, 12, 13], [6, 7], [8, 9], [1], [18])
+"""Hair, nose, mouth, brows, eyes, neck and clothes, in ``celebm`` ids."""
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One composed photo in its aligned frame, S×S: what was photographed, what lies in front, and the annotation."""
+
+    name: str
+    kind: str
+    photo: NDArray[np.uint8]
+    clean: NDArray[np.uint8]
+    hidden: Bools
+    outline: Bools
+    annotation: NDArray[np.uint8] | None
+    landmarks: NDArray[np.float64]
+
+
+def cases(composed: Path, faces: Path) -> Iterator[Case]:
+    """Every photo of a composed manifest."""
+    rows = {row["image"]: row for row in pq.read_table(faces).to_pylist()}
+    for row in pq.read_table(composed).to_pylist():
+        face_row = rows[row["face_source"]]
+        face = read_face(faces.parent, face_row, LONGEST)
+        matrix = alignment_matrix(face.landmarks, SIZE)
+        photo = read_photo(str(composed.parent / row["image"]), 10**8)
+        hidden = read_mask(row["mask"], composed.parent).astype(np.uint8)
+        annotation = None
+        if face_row.get("parse"):
+            drawn = cv2.imread(str(faces.parent / face_row["parse"]), cv2.IMREAD_GRAYSCALE)
+            fitting = cv2.resize(
+                ANNOTATION_TO_CELEBM[drawn], face.image.shape[1::-1], interpolation=cv2.INTER_NEAREST
+            )  # fmt: skip
+            annotation = in_frame(fitting, matrix)
+        yield Case(
+            row["image_id"], row["kind"], warp(photo, matrix, SIZE), warp(face.image, matrix, SIZE),
+            in_frame(hidden, matrix) > 0, in_frame(face.region.astype(np.uint8), matrix) > 0, annotation,
+            face.landmarks @ matrix[:, :2].T + matrix[:, 2],
+        )  # fmt: skip
+
+
+def in_frame(labels: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """H×W labels in the aligned frame; 0 outside the photo."""
+    return np.asarray(cv2.warpAffine(labels, matrix, (SIZE, SIZE), flags=cv2.INTER_NEAREST), np.uint8)
+
+
+def aligned(case: Case, pixels: NDArray[np.uint8], number: int) -> AlignedFace:
+    """The case as stage one would have it, ``pixels`` being its photo or the clean one."""
+    identity = np.eye(2, 3)
+    face = Face((0.0, 0.0, float(SIZE), float(SIZE)), 1.0, case.landmarks)
+    return AlignedFace(PlannedItem(number, case.name, case.name, None, None, 0, number), 0, face, identity, pixels)
+
+
+def overlap(one: Bools, other: Bools) -> float:
+    """Intersection over union; 1 where both are empty."""
+    union = int((one | other).sum())
+    return float((one & other).sum() / union) if union else 1.0
+
+
+def parser_figures(found: Sequence[Case], context: StageContext) -> dict[str, float]:
+    """Mean F1 of the face's parts on clean photos, and IoU of M with the annotated face, clean and occluded."""
+    counts = np.zeros((len(CLASSES), 3))
+    regions: dict[str, list[float]] = {"region_clean": [], "region_occluded": []}
+    inside = [CLASSES.index(name) for name in FACE_CLASSES]
+    for number, case in enumerate(found):
+        if case.annotation is None:
+            continue
+        clean = aligned(case, case.clean, number)
+        parse([clean], context)
+        for part in FACE_PARTS:
+            ours, truth = clean.parsing == part, case.annotation == part
+            counts[part] += [(ours & truth).sum(), ours.sum(), truth.sum()]
+        face = np.isin(case.annotation, inside)
+        regions["region_clean"].append(overlap(clean.region, face))
+        if case.hidden.any():
+            occluded = aligned(case, case.photo, number)
+            parse([occluded], context)
+            regions["region_occluded"].append(overlap(occluded.region, face))
+    f1 = 2 * counts[FACE_PARTS, 0] / counts[FACE_PARTS, 1:].sum(1)
+    return {"mean_f1_clean": float(f1.mean()), **{name: float(np.mean(values)) for name, values in regions.items()}}
+
+
+@torch.no_grad()
+def segmenter_figures(found: Sequence[Case], context: StageContext) -> dict[str, float]:
+    """IoU from one positive and one negative point: things inside the face's outline, annotated parts anywhere."""
+    sam: Sam = load(context.profile.segmenter, context.device)
+    scores: dict[str, list[float]] = {"thing": [], "part": []}
+    for number, case in enumerate(found):
+        rng = np.random.default_rng(number)
+        tokens = encode(sam, torch.from_numpy(case.photo)[None])
+        if case.hidden.any() and (case.outline & ~case.hidden).any():
+            mask = pointed(sam, tokens, rng, case.hidden, case.outline & ~case.hidden)
+            scores["thing"].append(overlap(mask & case.outline, case.hidden))
+        if case.annotation is not None:
+            parts = [np.isin(case.annotation, ids) & ~case.hidden for ids in PARTS]
+            parts = [part for part in parts if part.mean() > 0.004]
+            part = parts[int(rng.integers(len(parts)))]
+            mask = pointed(sam, tokens, rng, part, ~part & ~case.hidden)
+            scores["part"].append(overlap(mask & ~case.hidden, part))
+    return {f"iou_{name}": float(np.mean(values)) for name, values in scores.items() if values}
+
+
+def pointed(sam: Sam, tokens: torch.Tensor, rng: np.random.Generator, wanted: Bools, refused: Bools) -> Bools:
+    """S×S: what the segmenter draws from a random pixel of each."""
+    chosen = [cells[int(rng.integers(len(cells)))][::-1] for cells in (np.argwhere(wanted), np.argwhere(refused))]
+    points = torch.tensor(np.array(chosen) + 0.5, dtype=torch.float32) * sam.image_encoder.img_size / SIZE
+    sparse, dense = sam.prompt_encoder(points=(points[None], torch.tensor([[1.0, 0.0]])), boxes=None, masks=None)
+    logits, _ = sam.mask_decoder(
+        image_embeddings=tokens, image_pe=sam.prompt_encoder.get_dense_pe(), sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense, multimask_output=False,
+    )  # fmt: skip
+    drawn = F.interpolate(logits.float(), (SIZE, SIZE), mode="bilinear", align_corners=False)
+    return np.asarray(drawn[0, 0].numpy() > 0, bool)
+
+
+def reference_figures(found: Sequence[Case], context: StageContext, sheet: Path | None) -> dict[str, float]:
+    """Mean error of references against the clean photos, 0..255, and how often half of the occluder's trace is gone."""
+    covered, before, visible, tiles = [], [], [], []
+    for number, case in enumerate(found):
+        face = aligned(case, case.photo, number)
+        parse([face], context)
+        generate([face], context)
+        error, was = (cv2.absdiff(picture, case.clean).mean(axis=2) for picture in (face.reference, case.photo))
+        seen = case.outline & face.region & ~case.hidden
+        visible.append(float(error[seen].mean()))
+        if case.hidden.any():
+            covered.append(float(error[case.hidden].mean()))
+            before.append(float(was[case.hidden].mean()))
+            tiles.append(np.vstack([case.photo, face.reference, case.clean]))
+    if sheet is not None:
+        draw_sheet(tiles, sheet)
+    return {
+        "error_covered": float(np.mean(covered)), "error_covered_before": float(np.mean(before)),
+        "error_visible": float(np.mean(visible)),
+        "mostly_removed": float(np.mean(np.array(covered) < 0.5 * np.array(before))),
+    }  # fmt: skip
+
+
+def draw_sheet(tiles: Sequence[NDArray[np.uint8]], path: Path, across: int = 20) -> None:
+    """Photo, reference and clean photo below each other, ``across`` of them beside each other."""
+    small = [cv2.resize(tile, (96, 288), interpolation=cv2.INTER_AREA) for tile in tiles]
+    small += [np.full((288, 96, 3), 255, np.uint8)] * (-len(small) % across)
+    lines = [np.hstack(small[start : start + across]) for start in range(0, len(small), across)]
+    Image.fromarray(np.vstack(lines)).save(path)
+
+
+def measure(composed: Path, faces: Path, name: str, sheet: Path | None) -> dict[str, dict[str, Any]]:
+    """All figures of a profile's parser, segmenter and reference generator."""
+    chosen = profile(name)
+    context = StageContext(chosen, chosen.settings, "")
+    found = list(cases(composed, faces))
+    return {
+        "parser": parser_figures(found, context),
+        "segmenter": segmenter_figures(found, context),
+        "references": reference_figures(found, context, sheet),
+    }
+
+
+def main() -> None:
+    """Print the figures of one profile."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--composed", type=Path, required=True)
+    options.add_argument("--faces", type=Path, required=True)
+    options.add_argument("--profile", default="embedded")
+    options.add_argument("--sheet", type=Path)
+    chosen = options.parse_args()
+    for part, figures in measure(chosen.composed, chosen.faces, chosen.profile, chosen.sheet).items():
+        print(part, *(f"{name} {value:.3f}" for name, value in figures.items()), sep="  ")
+
+
+if __name__ == "__main__":
+    main()
