@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,6 +75,18 @@ class PromptSelector(nn.Module):
         self.heads = heads
         self.attention = nn.MultiheadAttention(embed_dim, heads, batch_first=True)
         self.norm = nn.LayerNorm(embed_dim)
+
+    @classmethod
+    def untrained(cls, sam: Sam) -> "PromptSelector":
+        """One that changes next to nothing yet: its attention adds zero, and its norm keeps the spread of SAM's points.
+
+        SAM's decoder is frozen and knows prompts of that spread only: √½ of their sines and cosines, and the labels'.
+        """
+        selector = cls(sam.prompt_encoder.embed_dim)
+        labels = torch.cat([embedding.weight for embedding in sam.prompt_encoder.point_embeddings[:2]])
+        nn.init.zeros_(selector.attention.out_proj.weight)
+        nn.init.constant_(selector.norm.weight, float((0.5 + labels.detach().var(1)).mean().sqrt()))
+        return selector
 
     def forward(self, prompts: Tensor, padding: Tensor | None = None) -> Tensor:
         """B×P×C → B×P×C; ``padding`` B×P bool, true where a prompt only fills up the batch."""

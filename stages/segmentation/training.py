@@ -35,7 +35,7 @@ def run_shard(task: ShardTask, context: StageContext) -> ShardReport:
     plan, folder = read_plan(task.run), task.run / "checkpoint"
     sam = load(context.profile.segmenter, context.device)
     torch.manual_seed(context.settings.seed)
-    selector = PromptSelector(sam.prompt_encoder.embed_dim).to(context.device)
+    selector = PromptSelector.untrained(sam).to(context.device)
     network = S3POT(sam, selector, context.settings.segments)
     rows = store.filled_rows(task.run, plan)
     pairs = CachedPairs(task.run, rows, context.device)

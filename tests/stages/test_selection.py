@@ -1,7 +1,9 @@
 from dataclasses import replace
 
+import pytest
 import torch
 
+from stages.models.catalog import EMBEDDED, load
 from stages.segmentation.enhancement import Enhanced, enhance, token_region
 from stages.segmentation.network import S3POT
 from stages.segmentation.selection import PromptSelector, select_prompts
@@ -52,8 +54,16 @@ def test_the_selector_has_the_papers_size():
     assert sum(p.numel() for p in PromptSelector(256).parameters()) == 4 * 256 * 256 + 4 * 256 + 2 * 256  # 264 k
 
 
-def test_the_selector_keeps_shape_and_is_equivariant_to_the_points_order():
-    selector = PromptSelector(32).eval()
+@pytest.fixture
+def selector():
+    """One that is no longer as it started."""
+    selector, rng = PromptSelector(32).eval(), torch.Generator().manual_seed(5)
+    for parameter in selector.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=rng)
+    return selector
+
+
+def test_the_selector_keeps_shape_and_is_equivariant_to_the_points_order(selector):
     prompts = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(0))
     order = torch.tensor([3, 1, 6, 0, 2, 5, 4])
     found = selector(prompts)
@@ -61,14 +71,22 @@ def test_the_selector_keeps_shape_and_is_equivariant_to_the_points_order():
     torch.testing.assert_close(selector(prompts[:, order]), found[:, order])
 
 
-def test_padding_changes_no_other_prompt():
-    selector = PromptSelector(32).eval()
+def test_an_untrained_selector_leaves_the_shipped_segmenters_points_nearly_as_they_are():
+    sam = load(EMBEDDED.segmenter, "cpu")
+    points = torch.rand(1, 20, 2, generator=torch.Generator().manual_seed(0)) * 128
+    prompts, _ = sam.prompt_encoder(points=(points, torch.arange(20)[None] % 2), boxes=None, masks=None)
+    found = PromptSelector.untrained(sam)(prompts)
+    assert (found - prompts).norm() < 0.2 * prompts.norm()
+
+
+def test_padding_changes_no_other_prompt(selector):
     prompts = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(0))
     padding = torch.zeros(2, 7, dtype=torch.bool)
     padding[0, 5:] = True
     found = selector(prompts, padding)
     torch.testing.assert_close(found[0, :5], selector(prompts[:1, :5])[0])
     torch.testing.assert_close(found[1], selector(prompts[1:])[0])
+    assert not torch.allclose(found[0, :5], selector(prompts[:1])[0, :5])
 
 
 def test_a_match_below_the_least_similarity_is_none():
