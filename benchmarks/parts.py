@@ -8,7 +8,7 @@ used where there is one.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,11 @@ def overlap(one: Bools, other: Bools) -> float:
     return float((one & other).sum() / union) if union else 1.0
 
 
+def means(figures: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The mean of each list; what was not measured at all is left out."""
+    return {name: float(np.mean(values)) for name, values in figures.items() if len(values)}
+
+
 def detector_figures(found: Sequence[Case], context: StageContext) -> dict[str, float]:
     """Share of photos whose face is found, other finds a photo, and the median error of landmarks in frame pixels.
 
@@ -117,7 +122,8 @@ def detector_figures(found: Sequence[Case], context: StageContext) -> dict[str, 
         errors += [] if best is None else [best]
         others += len(faces) - (best is not None)
     return {
-        "found": len(errors) / len(found), "others": others / len(found), "landmark_error": float(np.median(errors)),
+        "found": len(errors) / len(found), "others": others / len(found),
+        **({"landmark_error": float(np.median(errors))} if errors else {}),
     }  # fmt: skip
 
 
@@ -140,8 +146,9 @@ def parser_figures(found: Sequence[Case], context: StageContext) -> dict[str, fl
             occluded = aligned(case, case.photo, number)
             parse([occluded], context)
             regions["region_occluded"].append(overlap(occluded.region, face))
-    f1 = 2 * counts[FACE_PARTS, 0] / counts[FACE_PARTS, 1:].sum(1)
-    return {"mean_f1_clean": float(f1.mean()), **{name: float(np.mean(values)) for name, values in regions.items()}}
+    drawn = counts[[part for part in FACE_PARTS if counts[part, 1:].any()]]
+    f1 = 2 * drawn[:, 0] / drawn[:, 1:].sum(1)
+    return means({"mean_f1_clean": f1.tolist(), **regions})
 
 
 @torch.no_grad()
@@ -158,10 +165,11 @@ def segmenter_figures(found: Sequence[Case], context: StageContext) -> dict[str,
         if case.annotation is not None:
             parts = [np.isin(case.annotation, ids) & ~case.hidden for ids in PARTS]
             parts = [part for part in parts if part.mean() > 0.004]
-            part = parts[int(rng.integers(len(parts)))]
-            mask = pointed(sam, tokens, rng, part, ~part & ~case.hidden)
-            scores["part"].append(overlap(mask & ~case.hidden, part))
-    return {f"iou_{name}": float(np.mean(values)) for name, values in scores.items() if values}
+            if parts:
+                part = parts[int(rng.integers(len(parts)))]
+                mask = pointed(sam, tokens, rng, part, ~part & ~case.hidden)
+                scores["part"].append(overlap(mask & ~case.hidden, part))
+    return means({f"iou_{name}": values for name, values in scores.items()})
 
 
 def pointed(sam: Sam, tokens: torch.Tensor, rng: np.random.Generator, wanted: Bools, refused: Bools) -> Bools:
@@ -193,11 +201,10 @@ def reference_figures(found: Sequence[Case], context: StageContext, sheet: Path 
             tiles.append(np.vstack([case.photo, face.reference, case.clean]))
     if sheet is not None:
         draw_sheet(tiles, sheet)
-    return {
-        "error_covered": float(np.mean(covered)), "error_covered_before": float(np.mean(before)),
-        "error_visible": float(np.mean(visible)),
-        "mostly_removed": float(np.mean(np.array(covered) < 0.5 * np.array(before))),
-    }  # fmt: skip
+    removed = [float(error < 0.5 * was) for error, was in zip(covered, before, strict=True)]
+    return means({
+        "error_covered": covered, "error_covered_before": before, "error_visible": visible, "mostly_removed": removed,
+    })  # fmt: skip
 
 
 def draw_sheet(tiles: Sequence[NDArray[np.uint8]], path: Path, across: int = 20) -> None:
