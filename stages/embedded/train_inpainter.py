@@ -337,6 +337,7 @@ def measure(
 
 def save(models: nn.ModuleDict, scheduler: DDIMScheduler, autoencoder: AutoencoderKL, folder: Path) -> None:
     """Write the pipeline in diffusers' folder format, float16 safetensors."""
+    autoencoder.register_to_config(_name_or_path="vae")  # else it names the folder that it was read from
     pipeline = StableDiffusionControlNetInpaintPipeline(
         vae=autoencoder, text_encoder=None, tokenizer=None, unet=models["unet"], controlnet=models["controlnet"],
         scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
