@@ -18,7 +18,8 @@ from stages.settings import Settings
 
 SECTIONS = ("faces", "references", "segments", "training")
 FRACTIONS = (
-    "min_score", "dilation", "second_pass_contrast", "strength", "threshold", "min_similarity", "reach",
+    "min_score", "min_parse_confidence", "dilation", "second_pass_contrast", "strength", "threshold", "min_similarity",
+    "reach",
 )  # fmt: skip
 WRITTEN = ("fingerprints", "inputs")
 """Tables of a run's ``config.toml`` that are results: read back, never set."""

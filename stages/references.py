@@ -22,7 +22,7 @@ from stages import store
 from stages.base import ShardReport, ShardTask, StageContext
 from stages.errors import ItemError, RetryableError
 from stages.faces.alignment import alignment_matrix, inverse
-from stages.faces.detection import Face
+from stages.faces.detection import Face, distinct
 from stages.faces.refinement import refined
 from stages.faces.region import dilated, face_region
 from stages.images import Photo, read_photo
@@ -119,7 +119,10 @@ def find_faces(item: PlannedItem, context: StageContext) -> tuple[dict[str, Any]
 
 
 def locate(item: PlannedItem, photo: Photo, context: StageContext) -> list[Face]:
-    """The photo's faces: the manifest's landmarks, else what is detected, if need be at the manifest's box."""
+    """The photo's faces: the manifest's landmarks, else what is detected, if need be at the manifest's box.
+
+    If detections are to be refined, these are candidates, which :func:`realign` judges.
+    """
     settings = context.settings.faces
     if item.landmarks:
         points = np.array(item.landmarks).reshape(5, 2)
@@ -127,8 +130,8 @@ def locate(item: PlannedItem, photo: Photo, context: StageContext) -> list[Face]
     faces: list[Face] = load(context.profile.detector, context.device).detect(photo, settings.min_score)
     if item.bbox and faces:
         overlap = box_iou(torch.tensor([item.bbox]), torch.tensor([face.bbox for face in faces]))[0]
-        faces = [faces[int(overlap.argmax())]] if float(overlap.max()) > 0.2 else []
-    return faces[: settings.max_faces]
+        return [faces[int(overlap.argmax())]] if float(overlap.max()) > 0.2 else []
+    return faces if settings.refine else distinct(faces)[: settings.max_faces]
 
 
 def align(item: PlannedItem, photo: Photo, faces: Sequence[Face], frame: int) -> list[AlignedFace]:
@@ -146,21 +149,39 @@ def align(item: PlannedItem, photo: Photo, faces: Sequence[Face], frame: int) ->
 
 
 def realign(photo: Photo, faces: Sequence[AlignedFace], context: StageContext) -> list[AlignedFace]:
-    """Align detected faces again, by the landmarks that their parse maps give.
+    """Choose among detected faces by how surely they can be parsed, and align them anew by their parsed parts.
 
-    What has fewer than two of eyes, nose and mouth is no face, and two that end up in one place are one.
+    A detector takes many a patch for a face; a parser that looks at the patch closely finds no parts there, or not
+    surely. What has fewer than two of eyes, nose and mouth is no face, and two that end up in one place are one.
     """
-    parser, frame = load(context.profile.parser, context.device), context.settings.faces.frame
-    better: list[AlignedFace] = []
+    parser, settings = load(context.profile.parser, context.device), context.settings.faces
+    judged: list[tuple[float, Face]] = []
     for face in faces:
         [probabilities] = parser.parse(face.raw[None], face.landmarks[None])
+        region = face_region(probabilities, context.settings.references.face_classes)
         fine, back = refined(face.landmarks, probabilities), inverse(face.matrix)
-        if fine.parts < 2:
-            continue
-        found = replace(face.face, landmarks=fine.landmarks @ back[:, :2].T + back[:, 2])
+        margin = parse_confidence(probabilities, region) - settings.min_parse_confidence
+        if fine.parts >= 2 and margin >= 0:
+            found = moved(face.face, fine.landmarks @ back[:, :2].T + back[:, 2])
+            judged.append((face.face.score * margin * fine.parts, found))
+    better: list[AlignedFace] = []
+    for found in distinct([face for _, face in sorted(judged, key=lambda one: -one[0])]):
         if all(apart(found, other.face) > 0.5 for other in better):
-            better += align(face.item, photo, [found], frame)
-    return [replace(face, slot=slot) for slot, face in enumerate(better)]
+            better += align(faces[0].item, photo, [found], settings.frame)
+    return [replace(face, slot=slot) for slot, face in enumerate(better[: settings.max_faces])]
+
+
+def parse_confidence(probabilities: NDArray[np.float32], region: NDArray[np.bool_]) -> float:
+    """Mean probability of the likeliest class inside S×S ``region``; 0 where that is empty."""
+    inside = probabilities.max(0)[region]
+    return float(inside.mean()) if inside.size else 0.0
+
+
+def moved(face: Face, landmarks: NDArray[np.float64]) -> Face:
+    """The face at better landmarks, 5×2 in photo pixels; its box goes with them."""
+    x, y = (landmarks.mean(0) - face.landmarks.mean(0)).tolist()
+    x0, y0, x1, y1 = face.bbox
+    return replace(face, bbox=(x0 + x, y0 + y, x1 + x, y1 + y), landmarks=landmarks)
 
 
 def apart(one: Face, other: Face) -> float:
@@ -185,8 +206,7 @@ def parse(faces: Sequence[AlignedFace], context: StageContext) -> None:
     for face, probabilities in zip(faces, parser.parse(np.stack([f.raw for f in faces]), landmarks), strict=True):
         face.parsing = probabilities.argmax(0).astype(np.uint8)
         face.region = face_region(probabilities, context.settings.references.face_classes)
-        inside = probabilities.max(0)[face.region]
-        face.parse_confidence = float(inside.mean()) if inside.size else 0.0
+        face.parse_confidence = parse_confidence(probabilities, face.region)
 
 
 def generate(faces: Sequence[AlignedFace], context: StageContext) -> None:

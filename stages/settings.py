@@ -19,6 +19,8 @@ class FaceSettings:
     """Detections with a lower score (0..1) are dropped."""
     refine: bool = True
     """Parse each detected face once more than needed, and align it anew by where its parts were found."""
+    min_parse_confidence: float = 0.0
+    """With ``refine``: a detection whose parts the parser is less sure of, on the mean, is no face; 0 believes all."""
     frame: int = 256
     """Side of the square aligned frame, in pixels."""
     max_pixels: int = 100_000_000

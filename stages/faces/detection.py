@@ -1,5 +1,6 @@
 """Finding faces: boxes, scores and five landmarks, in photo pixels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,11 +30,11 @@ class FaceDetector(Protocol):
     """Finds the faces of one photo."""
 
     def detect(self, photo: NDArray[np.uint8], min_score: float) -> list[Face]:
-        """H×W×3 uint8 RGB → faces, best first."""
+        """H×W×3 uint8 RGB → faces, best first; several looks at one face may be among them (:func:`distinct`)."""
 
 
 class HeatmapDetector:
-    """The embedded detector: the network looks at the photo in several sizes, and the best look at each face counts."""
+    """The embedded detector: the network looks at the photo in several sizes, and every look is a candidate."""
 
     def __init__(self, net: DetectionNet, device: torch.device, sides: tuple[int, ...] = (128, 224, 448)) -> None:
         self.net = net
@@ -42,7 +43,7 @@ class HeatmapDetector:
 
     @torch.inference_mode()
     def detect(self, photo: NDArray[np.uint8], min_score: float) -> list[Face]:
-        """H×W×3 uint8 RGB → faces, best first; boxes that share a fifth of the smaller one are one face."""
+        """H×W×3 uint8 RGB → faces, best first, the same face once for every look that found it."""
         found: list[Face] = []
         for look, side in enumerate(self.sides):
             scale = side / max(photo.shape[:2])
@@ -52,11 +53,7 @@ class HeatmapDetector:
                 Face(tuple((box / scale).tolist()), float(score) * CLOSER**look, (points / scale).double().numpy())
                 for box, score, points in zip(boxes, scores, landmarks, strict=True)
             ]
-        kept: list[Face] = []
-        for face in sorted(found, key=lambda face: -face.score):
-            if face.score >= min_score and all(shared(face.bbox, other.bbox) < SAME for other in kept):
-                kept.append(face)
-        return kept
+        return [face for face in sorted(found, key=lambda face: -face.score) if face.score >= min_score]
 
     def _look(
         self, photo: NDArray[np.uint8], scale: float, min_score: float
@@ -74,6 +71,15 @@ class HeatmapDetector:
         boxes = torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], 1)
         landmarks = out[5:, y, x].T.reshape(-1, 5, 2) * UNIT + centre[:, None]
         return boxes, heat[y, x], landmarks
+
+
+def distinct(faces: Sequence[Face]) -> list[Face]:
+    """The first of all faces whose boxes share a fifth of the smaller one, in order."""
+    kept: list[Face] = []
+    for face in faces:
+        if all(shared(face.bbox, other.bbox) < SAME for other in kept):
+            kept.append(face)
+    return kept
 
 
 def shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:

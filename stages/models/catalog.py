@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.errors import ConfigError
 from stages.models.profiles import PARTS, PartSpec, Profile
-from stages.settings import ReferenceSettings, SegmentSettings, Settings, TrainingSettings
+from stages.settings import FaceSettings, ReferenceSettings, SegmentSettings, Settings, TrainingSettings
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -31,6 +31,7 @@ EMBEDDED = Profile(
     segmenter=PartSpec("sam_small", "embedded:segmenter.safetensors"),
     adapter=PartSpec("selector", "embedded:adapter"),
     settings=Settings(
+        faces=FaceSettings(min_parse_confidence=0.77),
         segments=SegmentSettings(target="occlusion", min_similarity=0.7, edges="grabcut"),
         training=TrainingSettings(epochs=2),  # more of them fit the wrong prompts, too
     ),

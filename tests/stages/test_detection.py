@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from stages.evaluation.demo import PORTRAITS, load_portrait
-from stages.faces.detection import shared
+from stages.faces.detection import distinct, shared
 from stages.models.catalog import EMBEDDED, load
 
 
@@ -18,7 +18,7 @@ def detector():
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_a_portrait_is_one_face_where_the_face_is(detector, name, scale):
     photo = cv2.resize(load_portrait(name), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    [face] = detector.detect(photo, min_score=0.4)
+    [face] = distinct(detector.detect(photo, min_score=0.4))
     (x, y), (across, along) = np.multiply(PORTRAITS[name], scale)
     oval = (x - across, y - along, x + across, y + along)
     assert shared(face.bbox, oval) > 0.7
@@ -28,7 +28,7 @@ def test_a_portrait_is_one_face_where_the_face_is(detector, name, scale):
 
 def test_two_faces_side_by_side_are_two(detector):
     portrait = load_portrait("astronaut")[:256, 100:356]
-    faces = detector.detect(np.hstack([portrait, portrait[:, ::-1]]), min_score=0.4)
+    faces = distinct(detector.detect(np.hstack([portrait, portrait[:, ::-1]]), min_score=0.4))
     assert len(faces) == 2
     assert shared(faces[0].bbox, faces[1].bbox) == 0
 
@@ -37,6 +37,6 @@ def test_two_faces_side_by_side_are_two(detector):
 def test_a_crop_that_is_already_a_face_is_one_face(detector, name):
     (x, y), (across, along) = PORTRAITS[name]
     crop = load_portrait(name)[round(y - along) : round(y + along), round(x - across) : round(x + across)]
-    [face] = detector.detect(cv2.resize(crop, (256, 320)), min_score=0.4)
+    [face] = distinct(detector.detect(cv2.resize(crop, (256, 320)), min_score=0.4))
     assert shared(face.bbox, (0, 0, 256, 320)) > 0.9
     assert (face.bbox[2] - face.bbox[0]) * (face.bbox[3] - face.bbox[1]) > 0.5 * 256 * 320
