@@ -19,7 +19,7 @@ from stages.evaluation.evaluate import Answer
 from stages.models.catalog import load
 from stages.models.palette import CLASSES
 from stages.models.sam import encode
-from stages.segmentation.edges import grabcut
+from stages.segmentation.edges import colour_contrast, grabcut
 from stages.segmentation.enhancement import token_centres, token_region
 from stages.segmentation.inference import paste
 
@@ -92,7 +92,8 @@ must be surely hidden for anything to be marked."""
 def contrast_and_grabcut(frame: Frame, context: StageContext) -> Mask:
     """Pixels that differ clearly in colour seed OpenCV's GrabCut (Rother et al., 2004), which finds the edges."""
     del context  # no model is asked
-    contrast = colour_contrast(frame)
+    softness = frame.region.shape[0] / 100  # both as soft as a small generator makes them
+    contrast = colour_contrast(frame.raw, frame.reference, softness)
     sure = (contrast > SURE) & frame.region
     if sure.sum() < max(LEAST * frame.region.sum(), 1):
         return np.zeros_like(frame.region)
@@ -102,16 +103,6 @@ def contrast_and_grabcut(frame: Frame, context: StageContext) -> Mask:
     labels[frame.region & (contrast < UNLIKELY)] = cv2.GC_BGD
     labels[sure] = cv2.GC_FGD
     return frame.region & grabcut(frame.raw, labels)
-
-
-def colour_contrast(frame: Frame) -> NDArray[np.float32]:
-    """S×S distance in CIE Lab between photo and reference, both softened as a small generator softens."""
-    sigma = frame.region.shape[0] / 100
-    soft = [
-        cv2.GaussianBlur(cv2.cvtColor(picture.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB), (0, 0), sigma)
-        for picture in (frame.raw, frame.reference)
-    ]
-    return np.asarray(np.linalg.norm(soft[0] - soft[1], axis=2), np.float32)
 
 
 BASELINES: Mapping[str, Baseline] = {

@@ -137,7 +137,8 @@ def face_mask(pair: Pair, prompted: Prompted, segmentation: Segmentation, contex
     side, region, settings = pair.region.shape[0], pair.region.numpy(), context.settings.segments
     occlusion = np.where(region, expit(_to_frame(-segmentation.logits, side)), 0).astype(np.float32)
     if settings.edges == "grabcut":
-        occlusion = cut_along_edges(pair.raw.numpy(), region, occlusion, settings.threshold)
+        raw, reference = pair.raw.numpy(), pair.reference.numpy()
+        occlusion = cut_along_edges(raw, reference, region, occlusion, settings.threshold)
     return FaceMask(
         occlusion=occlusion,
         visible_face=(region & (occlusion <= settings.threshold)).astype(np.uint8),
