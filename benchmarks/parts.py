@@ -7,11 +7,9 @@ But for the detector, faces are aligned by the annotated landmarks, so that no m
 used where there is one.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,13 +18,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from segment_anything.modeling import Sam
-from torch.nn import functional as F
 
 from manifests.plan import PlannedItem
 from stages.base import StageContext
-from stages.embedded.faces import ANNOTATION_TO_CELEBM
-from stages.embedded.train_parser import FACE_PARTS
-from stages.evaluation.compose import read_face
+from stages.commandline import run
+from stages.embedded.faces import read_annotation
+from stages.embedded.train_parser import FACE_PARTS, mean_f1
+from stages.evaluation.baselines import decoded
+from stages.evaluation.compose import Composition, read_face
+from stages.evaluation.metrics import count
 from stages.faces.alignment import alignment_matrix
 from stages.faces.detection import Face
 from stages.images import read_mask, read_photo
@@ -34,11 +34,9 @@ from stages.models.catalog import load, profile
 from stages.models.palette import CLASSES
 from stages.models.sam import encode
 from stages.references import AlignedFace, find_faces, generate, parse, warp
-from stages.settings import FACE_CLASSES
+from stages.settings import FACE_CLASSES, FaceSettings
 
-SIZE = 256
-LONGEST = 512
-"""Of a composed photo, in pixels: ``compose``'s default."""
+SIZE = FaceSettings.frame
 PARTS = ([14], [10], [11, 12, 13], [6, 7], [8, 9], [1], [18])
 """Hair, nose, mouth, brows, eyes, neck and clothes, in ``celebm`` ids."""
 Bools = NDArray[np.bool_]
@@ -65,19 +63,16 @@ def cases(composed: Path, faces: Path) -> Iterator[Case]:
     rows = {row["image"]: row for row in pq.read_table(faces).to_pylist()}
     for row in pq.read_table(composed).to_pylist():
         face_row = rows[row["face_source"]]
-        face = read_face(faces.parent, face_row, LONGEST)
+        face = read_face(faces.parent, face_row, Composition.size)
         matrix = alignment_matrix(face.landmarks, SIZE)
         location = str(composed.parent / row["image"])
         hidden = read_mask(row["mask"], composed.parent).astype(np.uint8)
         annotation = None
         if face_row.get("parse"):
-            drawn = cv2.imread(str(faces.parent / face_row["parse"]), cv2.IMREAD_GRAYSCALE)
-            fitting = cv2.resize(
-                ANNOTATION_TO_CELEBM[drawn], face.image.shape[1::-1], interpolation=cv2.INTER_NEAREST
-            )  # fmt: skip
-            annotation = in_frame(fitting, matrix)
+            annotation = in_frame(read_annotation(faces.parent / face_row["parse"], face.image.shape[:2]), matrix)
+        photo = warp(read_photo(location, FaceSettings.max_pixels), matrix, SIZE)
         yield Case(
-            row["image_id"], location, warp(read_photo(location, 10**8), matrix, SIZE), warp(face.image, matrix, SIZE),
+            row["image_id"], location, photo, warp(face.image, matrix, SIZE),
             in_frame(hidden, matrix) > 0, in_frame(face.region.astype(np.uint8), matrix) > 0, annotation,
             face.landmarks @ matrix[:, :2].T + matrix[:, 2], matrix,
         )  # fmt: skip
@@ -93,12 +88,6 @@ def aligned(case: Case, pixels: NDArray[np.uint8], number: int) -> AlignedFace:
     identity = np.eye(2, 3)
     face = Face((0.0, 0.0, float(SIZE), float(SIZE)), 1.0, case.landmarks)
     return AlignedFace(PlannedItem(number, case.name, case.name, None, None, 0, number), 0, face, identity, pixels)
-
-
-def overlap(one: Bools, other: Bools) -> float:
-    """Intersection over union; 1 where both are empty."""
-    union = int((one | other).sum())
-    return float((one & other).sum() / union) if union else 1.0
 
 
 def means(figures: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -140,15 +129,13 @@ def parser_figures(found: Sequence[Case], context: StageContext) -> dict[str, fl
         for part in FACE_PARTS:
             ours, truth = clean.parsing == part, case.annotation == part
             counts[part] += [(ours & truth).sum(), ours.sum(), truth.sum()]
-        face = np.isin(case.annotation, inside)
-        regions["region_clean"].append(overlap(clean.region, face))
+        face, everywhere = np.isin(case.annotation, inside), np.ones((SIZE, SIZE), bool)
+        regions["region_clean"].append(count(clean.region, face, everywhere).iou)
         if case.hidden.any():
             occluded = aligned(case, case.photo, number)
             parse([occluded], context)
-            regions["region_occluded"].append(overlap(occluded.region, face))
-    drawn = counts[[part for part in FACE_PARTS if counts[part, 1:].any()]]
-    f1 = 2 * drawn[:, 0] / drawn[:, 1:].sum(1)
-    return means({"mean_f1_clean": f1.tolist(), **regions})
+            regions["region_occluded"].append(count(occluded.region, face, everywhere).iou)
+    return {**({"mean_f1_clean": mean_f1(counts)} if counts.any() else {}), **means(regions)}
 
 
 @torch.no_grad()
@@ -161,14 +148,14 @@ def segmenter_figures(found: Sequence[Case], context: StageContext) -> dict[str,
         tokens = encode(sam, torch.from_numpy(case.photo)[None])
         if case.hidden.any() and (case.outline & ~case.hidden).any():
             mask = pointed(sam, tokens, rng, case.hidden, case.outline & ~case.hidden)
-            scores["thing"].append(overlap(mask & case.outline, case.hidden))
+            scores["thing"].append(count(mask, case.hidden, case.outline).iou)
         if case.annotation is not None:
             parts = [np.isin(case.annotation, ids) & ~case.hidden for ids in PARTS]
             parts = [part for part in parts if part.mean() > 0.004]
             if parts:
                 part = parts[int(rng.integers(len(parts)))]
                 mask = pointed(sam, tokens, rng, part, ~part & ~case.hidden)
-                scores["part"].append(overlap(mask & ~case.hidden, part))
+                scores["part"].append(count(mask, part, ~case.hidden).iou)
     return means({f"iou_{name}": values for name, values in scores.items()})
 
 
@@ -177,12 +164,7 @@ def pointed(sam: Sam, tokens: torch.Tensor, rng: np.random.Generator, wanted: Bo
     chosen = [cells[int(rng.integers(len(cells)))][::-1] for cells in (np.argwhere(wanted), np.argwhere(refused))]
     points = torch.tensor(np.array(chosen) + 0.5, dtype=torch.float32) * sam.image_encoder.img_size / SIZE
     sparse, dense = sam.prompt_encoder(points=(points[None], torch.tensor([[1.0, 0.0]])), boxes=None, masks=None)
-    logits, _ = sam.mask_decoder(
-        image_embeddings=tokens, image_pe=sam.prompt_encoder.get_dense_pe(), sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense, multimask_output=False,
-    )  # fmt: skip
-    drawn = F.interpolate(logits.float(), (SIZE, SIZE), mode="bilinear", align_corners=False)
-    return np.asarray(drawn[0, 0].numpy() > 0, bool)
+    return decoded(sam, tokens, sparse, dense, SIZE)
 
 
 def reference_figures(found: Sequence[Case], context: StageContext, sheet: Path | None) -> dict[str, float]:
@@ -215,7 +197,9 @@ def draw_sheet(tiles: Sequence[NDArray[np.uint8]], path: Path, across: int = 20)
     Image.fromarray(np.vstack(lines)).save(path)
 
 
-def measure(composed: Path, faces: Path, name: str, sheet: Path | None) -> dict[str, dict[str, Any]]:
+def measure(
+    composed: Path, faces: Path, name: str = "embedded", sheet: Path | None = None
+) -> dict[str, dict[str, float]]:  # fmt: skip
     """All figures of a profile's detector, parser, segmenter and reference generator."""
     chosen = profile(name)
     context = StageContext(chosen, chosen.settings, "")
@@ -228,17 +212,11 @@ def measure(composed: Path, faces: Path, name: str, sheet: Path | None) -> dict[
     }
 
 
-def main() -> None:
-    """Print the figures of one profile."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--composed", type=Path, required=True)
-    options.add_argument("--faces", type=Path, required=True)
-    options.add_argument("--profile", default="embedded")
-    options.add_argument("--sheet", type=Path)
-    chosen = options.parse_args()
-    for part, figures in measure(chosen.composed, chosen.faces, chosen.profile, chosen.sheet).items():
+def main(composed: Path, faces: Path, profile: str = "embedded", sheet: Path | None = None) -> None:
+    """Print the figures of one profile, and draw the references."""
+    for part, figures in measure(composed, faces, profile, sheet).items():
         print(part, *(f"{name} {value:.3f}" for name, value in figures.items()), sep="  ")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

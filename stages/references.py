@@ -110,7 +110,7 @@ def find_faces(item: PlannedItem, context: StageContext) -> tuple[dict[str, Any]
         row |= {"height": photo.shape[0], "width": photo.shape[1]}
         aligned = align(item, photo, locate(item, photo, context), context.settings.faces.frame)
         if context.settings.faces.refine and not item.landmarks:
-            aligned = realign(photo, aligned, context)
+            aligned = realign(item, photo, aligned, context)
     except ItemError as error:
         row |= {"status": "failed", "error_type": type(error).__name__, "error": str(error)}
         return row | {"seconds": time.perf_counter() - started}, []
@@ -148,7 +148,7 @@ def align(item: PlannedItem, photo: Photo, faces: Sequence[Face], frame: int) ->
     return aligned
 
 
-def realign(photo: Photo, faces: Sequence[AlignedFace], context: StageContext) -> list[AlignedFace]:
+def realign(item: PlannedItem, photo: Photo, faces: Sequence[AlignedFace], context: StageContext) -> list[AlignedFace]:
     """Choose among detected faces by how surely they can be parsed, and align them anew by their parsed parts.
 
     A detector takes many a patch for a face; a parser that looks at the patch closely finds no parts there, or not
@@ -164,11 +164,8 @@ def realign(photo: Photo, faces: Sequence[AlignedFace], context: StageContext) -
         if fine.parts >= 2 and margin >= 0:
             found = moved(face.face, fine.landmarks @ back[:, :2].T + back[:, 2])
             judged.append((face.face.score * margin * fine.parts, found))
-    better: list[AlignedFace] = []
-    for found in distinct([face for _, face in sorted(judged, key=lambda one: -one[0])]):
-        if all(apart(found, other.face) > 0.5 for other in better):
-            better += align(faces[0].item, photo, [found], settings.frame)
-    return [replace(face, slot=slot) for slot, face in enumerate(better[: settings.max_faces])]
+    surest = [face for _, face in sorted(judged, key=lambda one: -one[0])]
+    return align(item, photo, distinct(surest)[: settings.max_faces], settings.frame)
 
 
 def parse_confidence(probabilities: NDArray[np.float32], region: NDArray[np.bool_]) -> float:
@@ -182,12 +179,6 @@ def moved(face: Face, landmarks: NDArray[np.float64]) -> Face:
     x, y = (landmarks.mean(0) - face.landmarks.mean(0)).tolist()
     x0, y0, x1, y1 = face.bbox
     return replace(face, bbox=(x0 + x, y0 + y, x1 + x, y1 + y), landmarks=landmarks)
-
-
-def apart(one: Face, other: Face) -> float:
-    """Mean distance between two faces' landmarks, in units of the wider eyes' distance."""
-    eyes = max(float(np.linalg.norm(face.landmarks[1] - face.landmarks[0])) for face in (one, other))
-    return float(np.linalg.norm(one.landmarks - other.landmarks, axis=1).mean()) / max(eyes, 1e-6)
 
 
 def warp(photo: Photo, matrix: NDArray[np.float64], frame: int) -> NDArray[np.uint8]:

@@ -71,8 +71,7 @@ def _align_all(data: Path, size: int) -> dict[str, NDArray[np.generic]]:
         cv2.fillPoly(ovals[n], [np.round(oval).astype(np.int32)], 1)
         landmarks[n] = points @ matrix[:, :2].T + matrix[:, 2]
         if row["parse"]:
-            parse = cv2.imread(str(data / row["parse"]), cv2.IMREAD_GRAYSCALE)
-            parse = cv2.resize(ANNOTATION_TO_CELEBM[parse], photo.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+            parse = read_annotation(data / row["parse"], photo.shape[:2])
             parsing[n] = cv2.warpAffine(parse, matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=0)
     held_out = np.array([is_held_out(row["image"]) for row in rows])
     return {
@@ -82,6 +81,12 @@ def _align_all(data: Path, size: int) -> dict[str, NDArray[np.generic]]:
         "landmarks": landmarks,
         "held_out": held_out,
     }
+
+
+def read_annotation(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A CelebAMask-HQ annotation map as H×W ``celebm`` ids, at the photo's shape."""
+    ids = ANNOTATION_TO_CELEBM[cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)]
+    return np.asarray(cv2.resize(ids, shape[1::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def widened(matrix: NDArray[np.float64], size: int) -> NDArray[np.float64]:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stages.models.parsing_net import ParsingNet
+from stages.models.weights import read_state
 
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = Path("shipped")
@@ -34,7 +35,7 @@ def start_from(start: Path, models: nn.ModuleDict) -> None:
     for name, model in models.items():
         path = WEIGHTS / FILES[name]
         scripted = path.suffix == ".pt"
-        model.load_state_dict(torch.jit.load(str(path)).state_dict() if scripted else load_file(path))  # type: ignore[no-untyped-call]
+        model.load_state_dict(torch.jit.load(str(path)).state_dict() if scripted else read_state(path))  # type: ignore[no-untyped-call]
 
 
 def half(module: nn.Module) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ def sam_with_box(frame: Frame, context: StageContext) -> Mask:
     box = torch.tensor([x.min(), y.min(), x.max() + 1, y.max() + 1], dtype=torch.float32, device=sam.device) * scale
     tokens = encode(sam, torch.from_numpy(frame.raw)[None])
     sparse, dense = sam.prompt_encoder(points=None, boxes=box[None], masks=None)
-    return frame.region & ~_decoded(sam, tokens, sparse, dense, frame.region.shape[0])
+    return frame.region & ~decoded(sam, tokens, sparse, dense, frame.region.shape[0])
 
 
 @torch.no_grad()
@@ -72,10 +72,11 @@ def sam_with_points(frame: Frame, context: StageContext) -> Mask:
     points = token_centres(sam, tokens.shape[-1]).to(sam.device)[best]
     labels = torch.tensor([[1.0, 0.0]], device=sam.device)
     sparse, dense = sam.prompt_encoder(points=(points[None], labels), boxes=None, masks=None)
-    return frame.region & _decoded(sam, tokens[:1], sparse, dense, frame.region.shape[0])
+    return frame.region & decoded(sam, tokens[:1], sparse, dense, frame.region.shape[0])
 
 
-def _decoded(sam: Sam, tokens: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor, side: int) -> Mask:
+def decoded(sam: Sam, tokens: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor, side: int) -> Mask:
+    """What SAM's decoder draws from 1×C×T×T tokens and one embedded prompt, at side×side pixels."""
     logits, _ = sam.mask_decoder(
         image_embeddings=tokens, image_pe=sam.prompt_encoder.get_dense_pe(), sparse_prompt_embeddings=sparse,
         dense_prompt_embeddings=dense, multimask_output=False,

@@ -1,5 +1,7 @@
 """Which of a detector's candidates are faces: the shipped parser judges patches of a public-domain portrait."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,6 @@ from stages.models.catalog import EMBEDDED
 from stages.references import align, realign
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # facer wants TorchScript
-CONTEXT = StageContext(EMBEDDED, EMBEDDED.settings, "")
 ITEM = PlannedItem(0, "astronaut", "astronaut", None, None, 0, 0)
 (X, Y), (ACROSS, ALONG) = PORTRAITS["astronaut"]
 MARKS = np.array([(-0.42, -0.2), (0.42, -0.2), (0, 0.15), (-0.3, 0.5), (0.3, 0.5)]) * (ACROSS, ALONG)
@@ -21,9 +22,10 @@ def candidate(x, y, score):
     return Face((x - ACROSS, y - ALONG, x + ACROSS, y + ALONG), score, MARKS + (x, y))
 
 
-def chosen(*candidates):
-    photo = load_portrait("astronaut")
-    return realign(photo, align(ITEM, photo, candidates, EMBEDDED.settings.faces.frame), CONTEXT)
+def chosen(*candidates, floor=EMBEDDED.settings.faces.min_parse_confidence):
+    photo, faces = load_portrait("astronaut"), replace(EMBEDDED.settings.faces, min_parse_confidence=floor)
+    context = StageContext(EMBEDDED, replace(EMBEDDED.settings, faces=faces), "")
+    return realign(ITEM, photo, align(ITEM, photo, candidates, faces.frame), context)
 
 
 def test_a_detection_beside_the_face_is_moved_onto_it():
@@ -33,9 +35,10 @@ def test_a_detection_beside_the_face_is_moved_onto_it():
     assert np.linalg.norm(np.array([x0 + x1, y0 + y1]) / 2 - (X, Y)) < 0.4 * ACROSS
 
 
-def test_a_sure_detection_on_the_hair_loses_to_an_unsure_one_on_the_face():
-    [face] = chosen(candidate(X, Y - ALONG, 0.9), candidate(X, Y, 0.5))
-    assert np.linalg.norm(face.face.landmarks.mean(0) - (X, Y)) < 0.3 * ACROSS
+def test_of_two_in_one_place_the_surer_parse_wins_and_not_the_surer_detection():
+    face, suit = candidate(X, Y, 0.5), candidate(130, 400, 0.9)
+    [best] = chosen(replace(suit, bbox=face.bbox), face)
+    assert np.linalg.norm(best.face.landmarks.mean(0) - (X, Y)) < 0.3 * ACROSS
 
 
 def test_two_looks_at_one_face_are_one():
@@ -43,5 +46,7 @@ def test_two_looks_at_one_face_are_one():
     assert face.slot == 0
 
 
-def test_clothes_are_no_face():
-    assert chosen(candidate(230.0, 380.0, 0.9)) == []
+def test_what_cannot_be_parsed_surely_is_no_face():
+    backdrop = candidate(90, 240, 0.9)
+    assert chosen(backdrop) == []
+    assert len(chosen(backdrop, floor=0.0)) == 1
