@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from stages.faces.alignment import alignment_matrix
@@ -81,6 +82,19 @@ def _align_all(data: Path, size: int) -> dict[str, NDArray[np.generic]]:
         "landmarks": landmarks,
         "held_out": held_out,
     }
+
+
+@torch.no_grad()
+def complete_parsing(faces: Faces, parser: Path, cache: Path) -> NDArray[np.uint8]:
+    """Annotations where there are some; elsewhere what the trained parser sees on the clean photo."""
+    if not cache.exists():
+        net = torch.jit.load(str(parser)).float().eval()  # type: ignore[no-untyped-call]
+        parsing = faces.parsing.copy()
+        for n in np.flatnonzero((faces.parsing == UNLABELLED).any(axis=(1, 2))):
+            pixels = torch.from_numpy(faces.images[n]).permute(2, 0, 1)[None].float() / 255
+            parsing[n] = net(pixels)[0].argmax(1)[0].numpy()
+        np.save(cache, parsing)
+    return np.asarray(np.load(cache), np.uint8)
 
 
 def read_annotation(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:

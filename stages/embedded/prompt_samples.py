@@ -1,5 +1,7 @@
 """What the embedded segmenter learns from: photos, masks in them, and prompts that err as a matching errs."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +11,8 @@ from stages.embedded.occluders import occlude
 from stages.embedded.train_inpainter import FACE_IDS
 
 SIZE = 128
+FINE = 2 * SIZE
+"""Side at which samples are drawn and masks are judged: that of SAM's masks, so that edges and thin frames count."""
 PROMPTS = 3
 POINTS = 24
 GRID = 64
@@ -34,17 +38,17 @@ class PromptSamples:
         """One sample of K prompts with P points each.
 
         ``image``, ``reference`` S×S×3 uint8; ``same`` T×T, 1 where both show the same, 0 where they do not, −1 on the
-        border; ``parsing`` S×S; ``masks`` K×S×S; ``points`` K×P×2 (x, y); ``labels`` K×P (−1 pads); ``boxes`` K×4;
-        ``hints`` K×T×T, how surely each token of the face is wanted, −1..1, or zeros.
+        border; ``parsing``, ``thing`` S×S; ``masks`` K×2S×2S; ``points`` K×P×2 (x, y) and ``boxes`` K×4 in the image's
+        pixels; ``labels`` K×P (−1 pads); ``hints`` K×T×T, how surely each token of the face is wanted, −1..1, or zeros.
         """
         n, donor = rng.choice(self.indices, 2)
-        matrix = jitter(rng, self.faces.images.shape[1], SIZE)
-        clean, parts = crop(self.faces.images[n], self.parsing[n], matrix, SIZE)
-        other, _ = crop(self.faces.images[donor], self.parsing[donor], matrix, SIZE)
+        matrix = jitter(rng, self.faces.images.shape[1], FINE)
+        clean, parts = crop(self.faces.images[n], self.parsing[n], matrix, FINE)
+        other, _ = crop(self.faces.images[donor], self.parsing[donor], matrix, FINE)
         points = (self.faces.landmarks[n] @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
         if np.linalg.det(matrix[:, :2]) < 0:
             points = points[[1, 0, 2, 4, 3]]
-        thing = np.zeros((SIZE, SIZE), bool)
+        thing = np.zeros((FINE, FINE), bool)
         image = clean
         if rng.random() < 0.9:
             occluded = occlude(rng, clean, other, points)
@@ -59,32 +63,33 @@ class PromptSamples:
                 masks[k] = mask if pointed else np.zeros_like(mask)
                 prompts.append(dense_prompt(rng, cells, (sure > 0).astype(np.float32), masks[k]))
                 if hinted:
-                    x, y = cells.astype(int).T // (SIZE // GRID)
+                    x, y = cells.astype(int).T // (FINE // GRID)
                     hints[k, y, x] = sure
         else:
             prompts = [self._prompt(rng, mask) for mask in masks]
         lit = relight(rng, np.concatenate([image, clean]))  # one light for both
-        reference, differs = regenerated(rng, lit[SIZE:], other), thing
+        reference, differs = regenerated(rng, lit[FINE:], other), thing
         if rng.random() < 0.4:
             pasted = occlude(rng, reference, other, points)
             reference, differs = pasted.image, differs | (pasted.alpha > 0.5)
-        return {"image": lit[:SIZE], "reference": reference, "same": agreement(differs),
-                "parsing": parts, "thing": thing, "hints": hints,
-                "masks": np.stack(masks).astype(np.float32),
-                "points": np.stack([p[0] for p in prompts]), "labels": np.stack([p[1] for p in prompts]),
-                "boxes": np.stack([p[2] for p in prompts])}  # fmt: skip
+        scale = np.float32(SIZE / FINE)
+        return {"image": shrunk(lit[:FINE]), "reference": shrunk(reference), "same": agreement(differs),
+                "parsing": np.ascontiguousarray(parts[::2, ::2]), "thing": shrunk(thing.astype(np.float32)) > 0.5,
+                "hints": hints, "masks": np.stack(masks).astype(np.float32),
+                "points": np.stack([p[0] for p in prompts]) * scale, "labels": np.stack([p[1] for p in prompts]),
+                "boxes": np.stack([p[2] for p in prompts]) * scale}  # fmt: skip
 
     def _targets(
         self, rng: np.random.Generator, parts: NDArray[np.uint8], thing: NDArray[np.bool_]
     ) -> list[NDArray[np.bool_]]:
         face = np.isin(parts, FACE_IDS) & ~thing
         choices = [np.isin(parts, ids) & ~thing for ids in PARTS]
-        choices = [mask for mask in choices if mask.sum() > 30]
-        targets = [thing if thing.sum() > 20 else face, face if face.sum() > 60 else ~thing]
+        choices = [mask for mask in choices if mask.sum() > 120]
+        targets = [thing if thing.sum() > 80 else face, face if face.sum() > 240 else ~thing]
         while len(targets) < PROMPTS:
             inside = thing & np.isin(parts, FACE_IDS)  # what of a thing lies in the face is a thing of its own
             pick = int(rng.integers(len(choices) + 2))
-            targets.append(choices[pick] if pick < len(choices) else inside if inside.sum() > 20 else targets[0])
+            targets.append(choices[pick] if pick < len(choices) else inside if inside.sum() > 80 else targets[0])
         return targets
 
     def _prompt(
@@ -95,7 +100,7 @@ class PromptSamples:
         if not self.single:
             wanted = int(np.exp(rng.uniform(0, np.log(POINTS * 0.6))))
             refused = int(rng.integers(0, POINTS - wanted + 1) if rng.random() < 0.3 else rng.integers(0, 4))
-        edge = cv2.dilate(mask.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool) & ~mask
+        edge = cv2.dilate(mask.astype(np.uint8), np.ones((31, 31), np.uint8)).astype(bool) & ~mask
         outside = edge if rng.random() < 0.7 and edge.any() else ~mask
         at = 0
         for area, count, label in ((mask, wanted, 1), (outside, refused, 0)):
@@ -111,7 +116,7 @@ class PromptSamples:
 
     def _cells(self, parts: NDArray[np.uint8]) -> NDArray[np.float32]:
         """P×2 (x, y) centres of the grid's cells inside the face."""
-        stride = SIZE // GRID
+        stride = FINE // GRID
         rows, columns = np.nonzero(np.isin(parts[stride // 2 :: stride, stride // 2 :: stride], FACE_IDS))
         return (np.stack([columns, rows], 1).astype(np.float32) + np.float32(0.5)) * stride
 
@@ -119,15 +124,15 @@ class PromptSamples:
         self, rng: np.random.Generator, mask: NDArray[np.bool_], cells: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], bool]:
         """How surely each of P cells is wanted, −1..1, as a matching would say, and whether it points at the mask."""
-        moved = np.roll(mask, rng.integers(-2, 3, 2), (0, 1)) if rng.random() < 0.5 else mask
+        moved = np.roll(mask, rng.integers(-4, 5, 2), (0, 1)) if rng.random() < 0.5 else mask
         share = cv2.resize(moved.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
-        x, y = cells.astype(int).T // (SIZE // GRID)
+        x, y = cells.astype(int).T // (FINE // GRID)
         threshold = rng.uniform(0.1, 0.8)
         sure = np.tanh(rng.uniform(2.5, 8) * (share[y, x] - threshold))
         pointed = bool((share[y, x] > threshold).any())
         for _ in range(int(rng.integers(0, 4))):  # matching errs in patches
             centre = cells[rng.integers(len(cells))]
-            patch = np.hypot(*(cells - centre).T) < SIZE * rng.uniform(0.02, 0.1)
+            patch = np.hypot(*(cells - centre).T) < FINE * rng.uniform(0.02, 0.1)
             sure = np.where(patch, rng.uniform(-1, 1), sure)
         flipped = rng.random(len(sure)) < rng.choice([0.0, 0.03, 0.12])
         sure = np.where(flipped, -sure * rng.random(len(sure)), sure)
@@ -158,10 +163,15 @@ def regenerated(rng: np.random.Generator, photo: NDArray[np.uint8], other: NDArr
     size = photo.shape[0]
     drift = cv2.resize(rng.normal(0, 7, (4, 4, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     drawn = cv2.addWeighted(photo, 1 - (share := rng.uniform(0, 0.3)), other, share, 0)
-    soft = cv2.GaussianBlur(drawn, (0, 0), float(rng.uniform(0.4, 3.0))).astype(np.float32) + drift
-    shift = np.array([[1, 0, rng.normal(0, 0.5)], [0, 1, rng.normal(0, 0.5)]])
+    soft = cv2.GaussianBlur(drawn, (0, 0), float(rng.uniform(0.8, 6.0))).astype(np.float32) + drift
+    shift = np.array([[1, 0, rng.normal(0, 1)], [0, 1, rng.normal(0, 1)]])
     moved = cv2.warpAffine(soft, shift, (size, size), borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved.clip(0, 255), np.uint8)
+
+
+def shrunk(picture: NDArray[Any]) -> NDArray[Any]:
+    """2S×2S as drawn → S×S as the network sees it."""
+    return np.asarray(cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
 
 
 def agreement(differs: NDArray[np.bool_]) -> NDArray[np.int8]:

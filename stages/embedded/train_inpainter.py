@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from stages.commandline import run
 from stages.embedded.batches import as_pixels, batches
-from stages.embedded.faces import UNLABELLED, Faces, crop, jitter, load_faces, relight
+from stages.embedded.faces import Faces, complete_parsing, crop, jitter, load_faces, relight
 from stages.embedded.occluders import occlude
 from stages.embedded.schedule import fit
 from stages.embedded.weights import WEIGHTS, write_report
@@ -145,19 +145,6 @@ class ReferenceSamples:
 def grey_inside(photo: NDArray[np.uint8], hole: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The photo with the hole painted mid-grey: a filled pass must not see what it replaces."""
     return np.where(hole[..., None] > 0, np.uint8(127), photo).astype(np.uint8)
-
-
-@torch.no_grad()
-def complete_parsing(faces: Faces, parser: Path, cache: Path) -> NDArray[np.uint8]:
-    """Annotations where there are some; elsewhere what the trained parser sees on the clean photo."""
-    if not cache.exists():
-        net = torch.jit.load(str(parser)).float().eval()  # type: ignore[no-untyped-call]
-        parsing = faces.parsing.copy()
-        for n in np.flatnonzero((faces.parsing == UNLABELLED).any(axis=(1, 2))):
-            pixels = torch.from_numpy(faces.images[n]).permute(2, 0, 1)[None].float() / 255
-            parsing[n] = net(pixels)[0].argmax(1)[0].numpy()
-        np.save(cache, parsing)
-    return np.asarray(np.load(cache), np.uint8)
 
 
 def pieces(pixels: Tensor, side: int) -> Tensor:

@@ -1,8 +1,13 @@
 """Recipe of the embedded face parser: amodal, because the label under a pasted thing stays the face's own.
 
-python -m stages.embedded.train_parser --data DIR --work DIR --minutes 15
+    python -m stages.embedded.train_parser --data DIR --work DIR --minutes 15
+
+With a ``--teacher``, the faces that nobody annotated are learnt from as well: their labels are what an earlier parser
+says of the clean photo, while the net sees it under an occluder (self-training with a noisy student; Xie et al., arXiv
+1911.04252).
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,24 +19,32 @@ from torch.nn import functional as F
 
 from stages.commandline import run
 from stages.embedded.batches import as_pixels, batches
-from stages.embedded.faces import UNLABELLED, Faces, crop, jitter, load_faces, relight
+from stages.embedded.faces import UNLABELLED, Faces, complete_parsing, crop, jitter, load_faces, relight
 from stages.embedded.occluders import occlude
 from stages.embedded.schedule import fit
 from stages.embedded.weights import parser_script, write_weights
+from stages.errors import ConfigError
 from stages.models.palette import CLASSES
 from stages.models.parsing_net import ParsingNet
 
 SIZE = 128
 FACE_PARTS = [2, 6, 7, 8, 9, 10, 11, 12, 13]
+FACE_REGION = [*FACE_PARTS, 15]
 
 
 class ParserSamples:
-    """Draws an annotated face with something pasted on most of them; the label is what lies underneath."""
+    """Draws an annotated face with something pasted on most of them; the label is what lies underneath.
+
+    Raises:
+        ConfigError: no face of the training, or none that is held out, has been annotated.
+    """
 
     def __init__(self, faces: Faces, *, held_out: bool = False, occluded: float = 0.85) -> None:
         labelled = (faces.parsing != UNLABELLED).all(axis=(1, 2))
         self.faces = faces
         self.indices = np.flatnonzero(labelled & (faces.held_out == held_out))
+        if not len(self.indices):
+            raise ConfigError("no annotated face to learn from; a --teacher labels the others")
         self.donors = np.flatnonzero(faces.held_out == held_out)
         self.occluded = occluded
 
@@ -55,13 +68,18 @@ class ParserSamples:
 
 
 def parsing_loss(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy and soft Dice of B×19×h×w logits against B×S×S labels, at the labels' size."""
+    """Cross-entropy, the classes' soft Dice and M's soft IoU, of B×19×h×w logits against B×S×S labels."""
     logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
     target = F.one_hot(labels.long(), len(CLASSES)).permute(0, 3, 1, 2).float()
     probabilities = logits.softmax(1)
     overlap = (probabilities * target).sum((0, 2, 3))
     dice = 1 - (2 * overlap + 1) / (probabilities.sum((0, 2, 3)) + target.sum((0, 2, 3)) + 1)
-    return {"entropy": F.cross_entropy(logits, labels.long()), "dice": 0.5 * dice.mean()}
+    face, true_face = (of_class[:, FACE_REGION].sum(1) for of_class in (probabilities, target))
+    both = (face * true_face).sum((1, 2))
+    region = 1 - both / ((face + true_face).sum((1, 2)) - both).clamp(min=1)
+    return {
+        "entropy": F.cross_entropy(logits, labels.long()), "dice": 0.5 * dice.mean(), "region": region.mean(),
+    }  # fmt: skip
 
 
 @torch.no_grad()
@@ -77,7 +95,7 @@ def measure(net: ParsingNet, faces: Faces, *, occluded: float, samples: int) -> 
         found, truth = predicted.argmax(1)[0].numpy(), sample["labels"]
         for c in FACE_PARTS:
             counts[c] += [(found == c)[truth == c].sum(), (found == c).sum(), (truth == c).sum()]
-        inside = np.isin(found, [*FACE_PARTS, 15]), np.isin(truth, [*FACE_PARTS, 15])
+        inside = np.isin(found, FACE_REGION), np.isin(truth, FACE_REGION)
         region += [(inside[0] & inside[1]).sum(), (inside[0] | inside[1]).sum()]
     return {"mean_f1": mean_f1(counts), "region_iou": float(region[0] / region[1])}
 
@@ -99,15 +117,17 @@ def main(
     device: str = "cpu",
     rate: float = 2e-3,
     start: Path | None = None,
+    teacher: Path | None = None,
     measured: int = 256,
     workers: int = 1,
 ) -> None:
     """Train the parser, from an earlier training's checkpoint if given, and write its TorchScript file and metrics."""
     torch.manual_seed(seed)
     faces = load_faces(data, work)
+    taught = replace(faces, parsing=complete_parsing(faces, teacher, work / "parsing.npy")) if teacher else faces
     net = ParsingNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     models = nn.ModuleDict({"parser": net})
-    samples = batches(ParserSamples(faces), size=batch, seed=seed, workers=workers)
+    samples = batches(ParserSamples(taught), size=batch, seed=seed, workers=workers)
 
     def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.autocast(device, torch.bfloat16):

@@ -26,10 +26,10 @@ from torch.nn import functional as F
 
 from stages.commandline import run
 from stages.embedded.batches import batches
-from stages.embedded.faces import Faces, load_faces
-from stages.embedded.prompt_samples import GRID, SIZE, PromptSamples, agreement
+from stages.embedded.faces import Faces, complete_parsing, load_faces
+from stages.embedded.prompt_samples import FINE, GRID, POINTS, SIZE, PromptSamples, agreement
 from stages.embedded.schedule import fit
-from stages.embedded.train_inpainter import FACE_IDS, complete_parsing
+from stages.embedded.train_inpainter import FACE_IDS
 from stages.embedded.weights import WEIGHTS, half, write_weights
 from stages.models.inpainter import ControlNetInpainter
 from stages.models.sam import TrunkImageEncoder, build_small_sam
@@ -81,8 +81,24 @@ def decode(
 def decode_tokens(
     sam: Sam, tokens: Tensor, sample: dict[str, Tensor], *, boxes: bool, masks: int
 ) -> tuple[Tensor, Tensor]:
-    """Mask logits B×K×M×4T×4T and predicted IoU B×K×M, M the first masks of SAM's four, from tokens B×C×T×T."""
+    """Mask logits B×K×M×4T×4T and predicted IoU B×K×M, M the first masks of SAM's four, from tokens B×C×T×T.
+
+    Prompts of a few points are decoded apart from those of many, whose padding would cost more than they do.
+    """
     flat = {name: sample[name].flatten(0, 1) for name in ("points", "labels", "boxes", "hints")}
+    flat["tokens"] = tokens.repeat_interleave(sample["points"].shape[1], dim=0)
+    many = (flat["labels"] >= 0).sum(1) > POINTS
+    groups = [rows.nonzero()[:, 0] for rows in (many, ~many) if rows.any()]
+    parts = [
+        _decode_alike(sam, {name: values[rows] for name, values in flat.items()}, boxes=boxes, masks=masks)
+        for rows in groups
+    ]
+    order, shape = torch.cat(groups).argsort(), sample["points"].shape[:2]
+    logits, quality = (torch.cat(found)[order] for found in zip(*parts, strict=True))
+    return logits.reshape(*shape, *logits.shape[1:]), quality.reshape(*shape, -1)
+
+
+def _decode_alike(sam: Sam, flat: dict[str, Tensor], *, boxes: bool, masks: int) -> tuple[Tensor, Tensor]:
     used = max(int((flat["labels"] >= 0).sum(1).max()), 1)
     sparse, dense = sam.prompt_encoder(
         points=None if boxes else (flat["points"][:, :used], flat["labels"][:, :used]),
@@ -94,10 +110,7 @@ def decode_tokens(
         hinted = flat["hints"].abs().amax((1, 2)).reshape(-1, 1, 1, 1) > 0
         if hinted.any():
             dense = torch.where(hinted, embed_label_maps(sam, flat["hints"]), dense)
-    every = tokens.repeat_interleave(sample["points"].shape[1], dim=0)
-    logits, quality = decode_every_mask(sam, every, sparse, padding, dense, masks=masks)
-    shape = sample["points"].shape[:2]
-    return logits.reshape(*shape, *logits.shape[1:]), quality.reshape(*shape, -1)
+    return decode_every_mask(sam, flat["tokens"], sparse, padding, dense, masks=masks)
 
 
 def segmentation_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> dict[str, Tensor]:
@@ -150,7 +163,7 @@ def measure(sam: Sam, faces: Faces, parsing: NDArray[np.uint8], count: int) -> d
     for _ in range(count):
         sample = {name: torch.from_numpy(value)[None] for name, value in draw(rng).items()}
         logits, _, _ = decode(sam, sample)
-        found = F.interpolate(logits[0, :, :1], (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0] > 0
+        found = F.interpolate(logits[0, :, :1], (FINE, FINE), mode="bilinear", align_corners=False)[:, 0] > 0
         truth = sample["masks"][0] > 0.5
         iou = ((found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)).tolist()
         for name, value in zip(("thing", "face", "part"), iou, strict=True):
@@ -159,7 +172,7 @@ def measure(sam: Sam, faces: Faces, parsing: NDArray[np.uint8], count: int) -> d
     for _ in range(count // 2):
         sample = {name: torch.from_numpy(value)[None] for name, value in draw(rng).items()}
         logits, _, _ = decode(sam, sample)
-        found = F.interpolate(logits[0, :1, :1], (SIZE, SIZE), mode="bilinear", align_corners=False)[0, 0] > 0
+        found = F.interpolate(logits[0, :1, :1], (FINE, FINE), mode="bilinear", align_corners=False)[0, 0] > 0
         truth = sample["masks"][0, 0] > 0.5
         if truth.any():
             scores.setdefault("matched", []).append(float((found & truth).sum() / (found | truth).sum()))

@@ -5,13 +5,16 @@ import json
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from manifests.files import write_parquet
 from stages.embedded import train_detector, train_inpainter, train_parser, train_segmenter
-from stages.embedded.faces import is_held_out
+from stages.embedded.faces import is_held_out, load_faces
+from stages.embedded.prompt_samples import PromptSamples
 from stages.embedded.weights import FILES, SHIPPED, WEIGHTS, start_from
+from stages.errors import ConfigError
 from stages.evaluation.demo import PORTRAITS, load_portrait
 from stages.models.detection_net import DetectionNet
 from stages.models.inpainter import ControlNetInpainter
@@ -107,3 +110,29 @@ def test_parser_generator_and_segmenter_are_trained_one_after_the_other(data, wo
     )  # fmt: skip
     build_small_sam().load_state_dict(read_state(tmp_path / "segmenter.safetensors"))
     assert set(report(tmp_path, "segmenter")["metrics"]) >= {"iou_thing", "iou_face", "iou_part"}
+
+
+def test_a_teacher_labels_the_faces_that_nobody_annotated(data, tmp_path):
+    rows = pq.read_table(data / "faces.parquet").to_pylist()
+    for row in rows:
+        if not is_held_out(row["image"]):
+            row["parse"] = None
+        row["image"] = str(data / row["image"])
+    write_parquet(pa.Table.from_pylist(rows), tmp_path / "faces.parquet")
+    for row in rows:
+        if row["parse"]:
+            (tmp_path / row["parse"]).write_bytes((data / row["parse"]).read_bytes())
+    train_parser.main(tmp_path, tmp_path, tmp_path, teacher=WEIGHTS / "parser.pt", **QUICK)
+    assert report(tmp_path, "parser")["metrics"]["clean"]["region_iou"] >= 0
+    with pytest.raises(ConfigError, match="no annotated face"):
+        train_parser.main(tmp_path, tmp_path, tmp_path, **QUICK)
+
+
+def test_a_prompts_points_lie_on_what_they_ask_for(data, work):
+    faces = load_faces(data, work)
+    draw, rng = PromptSamples(faces, faces.parsing, single=True), np.random.default_rng(0)
+    for _ in range(20):
+        sample = draw(rng)
+        for mask, points, labels in zip(sample["masks"], sample["points"], sample["labels"], strict=True):
+            x, y = (points[labels >= 0] * len(mask) / len(sample["image"])).astype(int).T
+            assert np.array_equal(mask[y, x], labels[labels >= 0])
