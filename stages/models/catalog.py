@@ -31,7 +31,7 @@ EMBEDDED = Profile(
     segmenter=PartSpec("sam_small", "embedded:segmenter.safetensors"),
     adapter=PartSpec("selector", "embedded:adapter"),
     settings=Settings(
-        faces=FaceSettings(min_parse_confidence=0.77),
+        faces=FaceSettings(min_score=0.38, min_parse_confidence=0.8),
         segments=SegmentSettings(target="occlusion", min_similarity=0.7, edges="grabcut"),
         training=TrainingSettings(epochs=2),  # more of them fit the wrong prompts, too
     ),
