@@ -12,6 +12,8 @@ THIN = 0.035
 """Radius, as a fraction of the side, up to which a part of the mask counts as thin: about two tokens."""
 LIKELY, EVIDENT = 18.0, 30.0
 """Contrast in CIE Lab units from which a pixel of a thin part starts as hidden, and from which it stays so."""
+LINE, STANDS_OUT = 0.02, 10.0
+"""Half a line's width, as a fraction of the side, and by how many Lab units its contrast exceeds that beside it."""
 ROUNDS = 3
 
 
@@ -22,7 +24,8 @@ def cut_along_edges(
     """Let the photo's colours decide where the decoder is unsure.
 
     A decoder that sees tokens draws the frame of a pair of glasses several times too thick, and is sure of it. In thin
-    parts, therefore, what hides the face is what differs from the reference, pixel by pixel.
+    parts, therefore, what hides the face is what differs from the reference, pixel by pixel. GrabCut likes short edges
+    and cuts hair-thin lines off; those that stand out of the contrast are put back.
 
     Args:
         photo: S×S×3 uint8 RGB.
@@ -43,7 +46,7 @@ def cut_along_edges(
     labels[thin] = np.where(contrast > LIKELY, cv2.GC_PR_FGD, cv2.GC_PR_BGD)[thin]
     labels[thin & (contrast > EVIDENT) & (occlusion > 0.9)] = cv2.GC_FGD
     labels[~region | (occlusion < RULED_OUT)] = cv2.GC_BGD
-    return (grabcut(photo, labels) & region).astype(np.float32)
+    return ((grabcut(photo, labels) | (thin & lines(contrast))) & region).astype(np.float32)
 
 
 def thin_parts(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -59,6 +62,13 @@ def colour_contrast(photo: NDArray[np.uint8], reference: NDArray[np.uint8], sigm
         for picture in (photo, reference)
     ]
     return np.asarray(np.linalg.norm(soft[0] - soft[1], axis=2), np.float32)
+
+
+def lines(contrast: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where an S×S contrast is that of a thin line: higher than beside it (white top-hat), as wide as half its height."""
+    around = disc(round(LINE * contrast.shape[0]))
+    beside, ridge = cv2.morphologyEx(contrast, cv2.MORPH_OPEN, around), cv2.dilate(contrast, around)
+    return np.asarray((contrast > np.maximum(LIKELY, ridge / 2)) & (contrast - beside > STANDS_OUT), bool)
 
 
 def grabcut(photo: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.bool_]:

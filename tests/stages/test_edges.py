@@ -55,6 +55,20 @@ def test_a_thin_frame_is_what_differs_from_the_reference():
     assert (cut & (truth > 0)).sum() / (cut | (truth > 0)).sum() > 0.9
 
 
+def test_a_hair_thin_line_of_the_hairs_own_colour_is_not_cut_off():
+    reference = np.random.default_rng(1).integers(-45, 46, (256, 256, 1)) + SKIN[0, 0]  # a rough skin
+    reference = reference.clip(0, 255)
+    reference[:40], reference[200:] = reference[:40] * 0.4, reference[200:] * 0.4  # by its colour, hair is like the line
+    truth, decoded = np.zeros((2, 256, 256), np.uint8)
+    cv2.ellipse(truth, (128, 115), (70, 50), 0, 0, 300, 1, 2)
+    cv2.ellipse(decoded, (128, 115), (70, 50), 0, 0, 300, 1, 12)
+    photo = np.where(truth[..., None] > 0, reference * 0.4, reference).astype(np.uint8)
+    occlusion = 0.8 * decoded.astype(np.float32)
+    cut = cut_along_edges(photo, reference.astype(np.uint8), np.ones((256, 256), bool), occlusion, 0.5) > 0.5
+    assert cut[truth > 0].mean() > 0.9
+    assert not cut[cv2.dilate(truth, np.ones((5, 5), np.uint8)) == 0].any()
+
+
 def test_nothing_outside_the_region_is_marked(photo):
     photo[:12] = photo[30, 30]
     cut = cut_along_edges(photo, SKIN, REGION, soft((0, 14), (0, 64)), 0.5) > 0.5
