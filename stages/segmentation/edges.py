@@ -65,7 +65,7 @@ def colour_contrast(photo: NDArray[np.uint8], reference: NDArray[np.uint8], sigm
 
 
 def lines(contrast: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where an S×S contrast is that of a thin line: higher than beside it (white top-hat), as wide as half its height."""
+    """Where an S×S contrast is a thin line's: higher than beside it (white top-hat), and as wide as half its height."""
     around = disc(round(LINE * contrast.shape[0]))
     beside, ridge = cv2.morphologyEx(contrast, cv2.MORPH_OPEN, around), cv2.dilate(contrast, around)
     return np.asarray((contrast > np.maximum(LIKELY, ridge / 2)) & (contrast - beside > STANDS_OUT), bool)

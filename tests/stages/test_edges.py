@@ -58,7 +58,7 @@ def test_a_thin_frame_is_what_differs_from_the_reference():
 def test_a_hair_thin_line_of_the_hairs_own_colour_is_not_cut_off():
     reference = np.random.default_rng(1).integers(-45, 46, (256, 256, 1)) + SKIN[0, 0]  # a rough skin
     reference = reference.clip(0, 255)
-    reference[:40], reference[200:] = reference[:40] * 0.4, reference[200:] * 0.4  # by its colour, hair is like the line
+    reference[:40], reference[200:] = reference[:40] * 0.4, reference[200:] * 0.4  # hair, coloured as the line
     truth, decoded = np.zeros((2, 256, 256), np.uint8)
     cv2.ellipse(truth, (128, 115), (70, 50), 0, 0, 300, 1, 2)
     cv2.ellipse(decoded, (128, 115), (70, 50), 0, 0, 300, 1, 12)
