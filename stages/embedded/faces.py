@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from stages.faces.alignment import alignment_matrix
+from stages.models.palette import MIRRORED
 
 ANNOTATION_TO_CELEBM = np.array([0, 2, 10, 15, 9, 8, 7, 6, 5, 4, 11, 13, 12, 14, 16, 17, 18, 1, 3], dtype=np.uint8)
 """CelebAMask-HQ annotation ids → facer ``celebm/448`` ids (image-left parts are the person's right ones)."""
-MIRRORED_CELEBM = np.array([0, 1, 2, 3, 5, 4, 7, 6, 9, 8, *range(10, 19)], dtype=np.uint8)
-"""What each ``celebm`` id becomes when the photo is mirrored."""
 UNLABELLED = 255
 
 
@@ -128,7 +127,7 @@ def crop(
     warped = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     labels = cv2.warpAffine(parsing, matrix, (size, size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
     if np.linalg.det(matrix[:, :2]) < 0:
-        labels = np.where(labels == UNLABELLED, labels, MIRRORED_CELEBM[np.minimum(labels, 18)])
+        labels = np.where(labels == UNLABELLED, labels, np.array(MIRRORED)[np.minimum(labels, 18)])
     return warped.astype(np.uint8), labels.astype(np.uint8)
 
 

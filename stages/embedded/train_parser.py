@@ -90,8 +90,7 @@ def measure(net: ParsingNet, faces: Faces, *, occluded: float, samples: int) -> 
     region = np.zeros(2)
     for _ in range(samples):
         sample = draw(rng)
-        predicted = net.logits(as_pixels(torch.from_numpy(sample["image"])[None]))
-        predicted = F.interpolate(predicted, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+        predicted, _ = net(torch.from_numpy(sample["image"]).permute(2, 0, 1)[None] / 255)
         found, truth = predicted.argmax(1)[0].numpy(), sample["labels"]
         for c in FACE_PARTS:
             counts[c] += [(found == c)[truth == c].sum(), (found == c).sum(), (truth == c).sum()]

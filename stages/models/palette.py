@@ -8,6 +8,8 @@ CLASSES = (
     "hair", "eyeg", "hat", "earr", "neck_l",
 )  # fmt: skip
 """Class names in the order of facer's ``celebm/448`` (r = the person's right, seen on the left)."""
+MIRRORED = (0, 1, 2, 3, 5, 4, 7, 6, 9, 8, *range(10, 19))
+"""What each class becomes when the photo is mirrored: ears, brows and eyes change sides."""
 
 PALETTE: NDArray[np.uint8] = np.array(
     [

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.models.palette import MIRRORED
 from stages.models.trunk import UNetTrunk
 
 CLASSES = 19
@@ -27,6 +28,9 @@ class ParsingNet(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """B×3×H×W in 0..1 → B×19×H×W logits, and the empty second output of the FaRL files."""
         small = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        logits = self.logits(small * 2 - 1)
+        pixels = small * 2 - 1
+        # the mean with the mirrored face's, whose right brow is a left one
+        mirrored = self.logits(pixels.flip(-1)).flip(-1)[:, list(MIRRORED)]
+        logits = (self.logits(pixels) + mirrored) / 2
         height, width = images.shape[-2], images.shape[-1]
         return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False), torch.empty(0)

@@ -18,6 +18,7 @@ from stages.errors import ConfigError
 from stages.evaluation.demo import PORTRAITS, load_portrait
 from stages.models.detection_net import DetectionNet
 from stages.models.inpainter import ControlNetInpainter
+from stages.models.palette import MIRRORED
 from stages.models.parsing_net import ParsingNet
 from stages.models.sam import build_small_sam
 from stages.models.weights import read_state
@@ -136,3 +137,11 @@ def test_a_prompts_points_lie_on_what_they_ask_for(data, work):
         for mask, points, labels in zip(sample["masks"], sample["points"], sample["labels"], strict=True):
             x, y = (points[labels >= 0] * len(mask) / len(sample["image"])).astype(int).T
             assert np.array_equal(mask[y, x], labels[labels >= 0])
+
+
+def test_the_shipped_parser_finds_a_mirrored_faces_parts_on_the_other_side():
+    parser = torch.jit.load(str(WEIGHTS / "parser.pt")).float()
+    photo = torch.from_numpy(cv2.resize(load_portrait("astronaut"), (448, 448))).permute(2, 0, 1)[None] / 255
+    logits, mirrored = parser(photo)[0], parser(photo.flip(-1))[0]
+    assert torch.allclose(mirrored, logits.flip(-1)[:, list(MIRRORED)], atol=1e-2)
+    assert not torch.allclose(logits, logits.flip(-1), atol=1e-2)
