@@ -84,8 +84,10 @@ def _align_all(data: Path, size: int) -> dict[str, NDArray[np.generic]]:
 
 
 @torch.no_grad()
-def complete_parsing(faces: Faces, parser: Path, cache: Path) -> NDArray[np.uint8]:
-    """Annotations where there are some; elsewhere what the trained parser sees on the clean photo."""
+def complete_parsing(faces: Faces, parser: Path, work: Path) -> NDArray[np.uint8]:
+    """Annotations where there are some; elsewhere what a parser's file says of the clean photo, kept in ``work``."""
+    with parser.open("rb") as stream:
+        cache = work / f"parsing-{hashlib.file_digest(stream, 'sha256').hexdigest()[:12]}.npy"
     if not cache.exists():
         net = torch.jit.load(str(parser)).float().eval()  # type: ignore[no-untyped-call]
         parsing = faces.parsing.copy()

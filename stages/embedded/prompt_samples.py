@@ -74,7 +74,7 @@ class PromptSamples:
             reference, differs = pasted.image, differs | (pasted.alpha > 0.5)
         scale = np.float32(SIZE / FINE)
         return {"image": shrunk(lit[:FINE]), "reference": shrunk(reference), "same": agreement(differs),
-                "parsing": np.ascontiguousarray(parts[::2, ::2]), "thing": shrunk(thing.astype(np.float32)) > 0.5,
+                "parsing": np.ascontiguousarray(parts[:: FINE // SIZE, :: FINE // SIZE]), "thing": shrunk(thing.astype(np.float32)) > 0.5,
                 "hints": hints, "masks": np.stack(masks).astype(np.float32),
                 "points": np.stack([p[0] for p in prompts]) * scale, "labels": np.stack([p[1] for p in prompts]),
                 "boxes": np.stack([p[2] for p in prompts]) * scale}  # fmt: skip

@@ -221,7 +221,7 @@ def controlnet(
     """Train UNet and ControlNet together, and write the whole pipeline in diffusers' format."""
     torch.manual_seed(seed)
     faces = load_faces(data, work)
-    parsing = complete_parsing(faces, parser or WEIGHTS / "parser.pt", work / "parsing.npy")
+    parsing = complete_parsing(faces, parser or WEIGHTS / "parser.pt", work)
     autoencoder = AutoencoderKL.from_pretrained(work / "vae").to(device).requires_grad_(False).eval()
     models = nn.ModuleDict({"unet": build_unet(), "controlnet": build_controlnet()})
     models.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

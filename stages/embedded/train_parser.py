@@ -123,7 +123,7 @@ def main(
     """Train the parser, from an earlier training's checkpoint if given, and write its TorchScript file and metrics."""
     torch.manual_seed(seed)
     faces = load_faces(data, work)
-    taught = replace(faces, parsing=complete_parsing(faces, teacher, work / "parsing.npy")) if teacher else faces
+    taught = replace(faces, parsing=complete_parsing(faces, teacher, work)) if teacher else faces
     net = ParsingNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     models = nn.ModuleDict({"parser": net})
     samples = batches(ParserSamples(taught), size=batch, seed=seed, workers=workers)

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from stages.commandline import run
 from stages.embedded.batches import batches
 from stages.embedded.faces import Faces, complete_parsing, load_faces
-from stages.embedded.prompt_samples import FINE, GRID, POINTS, SIZE, PromptSamples, agreement
+from stages.embedded.prompt_samples import FINE, GRID, SIZE, PromptSamples, agreement
 from stages.embedded.schedule import fit
 from stages.embedded.train_inpainter import FACE_IDS
 from stages.embedded.weights import WEIGHTS, half, write_weights
@@ -81,24 +81,8 @@ def decode(
 def decode_tokens(
     sam: Sam, tokens: Tensor, sample: dict[str, Tensor], *, boxes: bool, masks: int
 ) -> tuple[Tensor, Tensor]:
-    """Mask logits B×K×M×4T×4T and predicted IoU B×K×M, M the first masks of SAM's four, from tokens B×C×T×T.
-
-    Prompts of a few points are decoded apart from those of many, whose padding would cost more than they do.
-    """
+    """Mask logits B×K×M×4T×4T and predicted IoU B×K×M, M the first masks of SAM's four, from tokens B×C×T×T."""
     flat = {name: sample[name].flatten(0, 1) for name in ("points", "labels", "boxes", "hints")}
-    flat["tokens"] = tokens.repeat_interleave(sample["points"].shape[1], dim=0)
-    many = (flat["labels"] >= 0).sum(1) > POINTS
-    groups = [rows.nonzero()[:, 0] for rows in (many, ~many) if rows.any()]
-    parts = [
-        _decode_alike(sam, {name: values[rows] for name, values in flat.items()}, boxes=boxes, masks=masks)
-        for rows in groups
-    ]
-    order, shape = torch.cat(groups).argsort(), sample["points"].shape[:2]
-    logits, quality = (torch.cat(found)[order] for found in zip(*parts, strict=True))
-    return logits.reshape(*shape, *logits.shape[1:]), quality.reshape(*shape, -1)
-
-
-def _decode_alike(sam: Sam, flat: dict[str, Tensor], *, boxes: bool, masks: int) -> tuple[Tensor, Tensor]:
     used = max(int((flat["labels"] >= 0).sum(1).max()), 1)
     sparse, dense = sam.prompt_encoder(
         points=None if boxes else (flat["points"][:, :used], flat["labels"][:, :used]),
@@ -110,7 +94,10 @@ def _decode_alike(sam: Sam, flat: dict[str, Tensor], *, boxes: bool, masks: int)
         hinted = flat["hints"].abs().amax((1, 2)).reshape(-1, 1, 1, 1) > 0
         if hinted.any():
             dense = torch.where(hinted, embed_label_maps(sam, flat["hints"]), dense)
-    return decode_every_mask(sam, flat["tokens"], sparse, padding, dense, masks=masks)
+    every = tokens.repeat_interleave(sample["points"].shape[1], dim=0)
+    logits, quality = decode_every_mask(sam, every, sparse, padding, dense, masks=masks)
+    shape = sample["points"].shape[:2]
+    return logits.reshape(*shape, *logits.shape[1:]), quality.reshape(*shape, -1)
 
 
 def segmentation_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> dict[str, Tensor]:
@@ -203,7 +190,7 @@ def main(
     torch.manual_seed(seed)
     faces = load_faces(data, work)
     parser = parser or WEIGHTS / "parser.pt"
-    parsing = complete_parsing(faces, parser, work / "parsing.npy")
+    parsing = complete_parsing(faces, parser, work)
     sam = build_small_sam().to(device)
     encoder = sam.image_encoder
     assert isinstance(encoder, TrunkImageEncoder)

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.models.palette import MIRRORED
+from stages.models.palette import CLASSES, MIRRORED
 from stages.models.trunk import UNetTrunk
-
-CLASSES = 19
 
 
 class ParsingNet(nn.Module):
@@ -19,7 +17,7 @@ class ParsingNet(nn.Module):
         super().__init__()
         self.size = size
         self.trunk = UNetTrunk(widths)
-        self.head = nn.Conv2d(widths[0], CLASSES, 3, padding=1)
+        self.head = nn.Conv2d(widths[0], len(CLASSES), 3, padding=1)
 
     def logits(self, pixels: Tensor) -> Tensor:
         """B×3×S×S in −1..1 → B×19×S/2×S/2."""

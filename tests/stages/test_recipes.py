@@ -124,7 +124,7 @@ def test_a_teacher_labels_the_faces_that_nobody_annotated(data, tmp_path):
         if row["parse"]:
             (tmp_path / row["parse"]).write_bytes((data / row["parse"]).read_bytes())
     train_parser.main(tmp_path, tmp_path, tmp_path, teacher=WEIGHTS / "parser.pt", **QUICK)
-    assert report(tmp_path, "parser")["metrics"]["clean"]["region_iou"] >= 0
+    assert (tmp_path / "parser.pt").exists()
     with pytest.raises(ConfigError, match="no annotated face"):
         train_parser.main(tmp_path, tmp_path, tmp_path, **QUICK)
 
