@@ -72,12 +72,12 @@ class PromptSamples:
         if rng.random() < 0.4:
             pasted = occlude(rng, reference, other, points)
             reference, differs = pasted.image, differs | (pasted.alpha > 0.5)
-        scale = np.float32(SIZE / FINE)
+        step = FINE // SIZE
         return {"image": shrunk(lit[:FINE]), "reference": shrunk(reference), "same": agreement(differs),
-                "parsing": np.ascontiguousarray(parts[:: FINE // SIZE, :: FINE // SIZE]), "thing": shrunk(thing.astype(np.float32)) > 0.5,
+                "parsing": np.ascontiguousarray(parts[::step, ::step]), "thing": shrunk(thing.astype(np.float32)) > 0.5,
                 "hints": hints, "masks": np.stack(masks).astype(np.float32),
-                "points": np.stack([p[0] for p in prompts]) * scale, "labels": np.stack([p[1] for p in prompts]),
-                "boxes": np.stack([p[2] for p in prompts]) * scale}  # fmt: skip
+                "points": np.stack([p[0] for p in prompts]) / step, "labels": np.stack([p[1] for p in prompts]),
+                "boxes": np.stack([p[2] for p in prompts]) / step}  # fmt: skip
 
     def _targets(
         self, rng: np.random.Generator, parts: NDArray[np.uint8], thing: NDArray[np.bool_]
