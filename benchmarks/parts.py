@@ -37,8 +37,9 @@ from stages.references import AlignedFace, find_faces, generate, parse, warp
 from stages.settings import FACE_CLASSES, FaceSettings
 
 SIZE = FaceSettings.frame
-PARTS = ([14], [10], [11, 12, 13], [6, 7], [8, 9], [1], [18])
-"""Hair, nose, mouth, brows, eyes, neck and clothes, in ``celebm`` ids."""
+PARTS = (("hair",), ("nose",), ("imouth", "llip", "ulip"), ("rb",), ("lb",), ("re",), ("le",), ("neck",), ("cloth",))
+BESIDE = SIZE // 8
+"""How far from what is asked for the negative point may lie: one on the far side of the photo rules nothing out."""
 Bools = NDArray[np.bool_]
 
 
@@ -140,30 +141,50 @@ def parser_figures(found: Sequence[Case], context: StageContext) -> dict[str, fl
 
 @torch.no_grad()
 def segmenter_figures(found: Sequence[Case], context: StageContext) -> dict[str, float]:
-    """IoU from one positive and one negative point: things inside the face's outline, annotated parts anywhere."""
+    """IoU from one positive and one negative point: things inside the face's outline, annotated parts anywhere.
+
+    The positive point is the one farthest from the edge, as SAM is judged (Kirillov et al., 2023), or a random one;
+    the negative one lies anywhere within ``BESIDE`` pixels of what is asked for.
+    """
     sam: Sam = load(context.profile.segmenter, context.device)
-    scores: dict[str, list[float]] = {"thing": [], "part": []}
+    scores = {name: list[float]() for name in ("iou_thing", "iou_part", "iou_thing_random", "iou_part_random")}
     for number, case in enumerate(found):
         rng = np.random.default_rng(number)
         tokens = encode(sam, torch.from_numpy(case.photo)[None])
-        if case.hidden.any() and (case.outline & ~case.hidden).any():
-            mask = pointed(sam, tokens, rng, case.hidden, case.outline & ~case.hidden)
-            scores["thing"].append(count(mask, case.hidden, case.outline).iou)
+        targets = {"thing": (case.hidden, case.outline)} if case.hidden.any() else {}
         if case.annotation is not None:
-            parts = [np.isin(case.annotation, ids) & ~case.hidden for ids in PARTS]
+            parts = [np.isin(case.annotation, [CLASSES.index(one) for one in part]) & ~case.hidden for part in PARTS]
             parts = [part for part in parts if part.mean() > 0.004]
             if parts:
-                part = parts[int(rng.integers(len(parts)))]
-                mask = pointed(sam, tokens, rng, part, ~part & ~case.hidden)
-                scores["part"].append(count(mask, part, ~case.hidden).iou)
-    return means({f"iou_{name}": values for name, values in scores.items()})
+                targets["part"] = parts[int(rng.integers(len(parts)))], ~case.hidden
+        for name, (wanted, where) in targets.items():
+            refused = where & ~wanted & (cv2.distanceTransform((~wanted).astype(np.uint8), cv2.DIST_L2, 5) <= BESIDE)
+            if not refused.any():
+                continue
+            for suffix, positive in (("", innermost(wanted)), ("_random", drawn(rng, wanted))):
+                mask = pointed(sam, tokens, positive, drawn(rng, refused))
+                scores[f"iou_{name}{suffix}"].append(count(mask, wanted, where).iou)
+    return means(scores)
 
 
-def pointed(sam: Sam, tokens: torch.Tensor, rng: np.random.Generator, wanted: Bools, refused: Bools) -> Bools:
-    """S×S: what the segmenter draws from a random pixel of each."""
-    chosen = [cells[int(rng.integers(len(cells)))][::-1] for cells in (np.argwhere(wanted), np.argwhere(refused))]
-    points = torch.tensor(np.array(chosen) + 0.5, dtype=torch.float32) * sam.image_encoder.img_size / SIZE
-    sparse, dense = sam.prompt_encoder(points=(points[None], torch.tensor([[1.0, 0.0]])), boxes=None, masks=None)
+def innermost(mask: Bools) -> tuple[int, int]:
+    """The (x, y) of the pixel farthest from a mask's edge, which the picture's border is, too."""
+    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(x), int(y)
+
+
+def drawn(rng: np.random.Generator, mask: Bools) -> tuple[int, int]:
+    """The (x, y) of a random pixel of a mask."""
+    cells = np.argwhere(mask)
+    y, x = cells[int(rng.integers(len(cells)))]
+    return int(x), int(y)
+
+
+def pointed(sam: Sam, tokens: torch.Tensor, positive: tuple[int, int], negative: tuple[int, int]) -> Bools:
+    """S×S: what the segmenter draws from one pixel that is wanted and one that is not, (x, y) each."""
+    points = (torch.tensor([[positive, negative]], dtype=torch.float32) + 0.5) * sam.image_encoder.img_size / SIZE
+    sparse, dense = sam.prompt_encoder(points=(points, torch.tensor([[1.0, 0.0]])), boxes=None, masks=None)
     return decoded(sam, tokens, sparse, dense, SIZE)
 
 

@@ -43,7 +43,7 @@ def test_each_model_is_measured_by_itself(composed):
     figures = measure(composed / "composed.parquet", composed / "faces.parquet", "embedded", composed / "sheet.png")
     assert figures["detector"]["found"] >= 0.5
     assert figures["parser"]["region_clean"] > 0.6
-    assert set(figures["segmenter"]) == {"iou_thing", "iou_part"}
+    assert set(figures["segmenter"]) == {"iou_thing", "iou_part", "iou_thing_random", "iou_part_random"}
     assert figures["references"]["error_covered"] < figures["references"]["error_covered_before"]
     with Image.open(composed / "sheet.png") as sheet:
         assert sheet.height == 288

@@ -85,7 +85,10 @@ class PromptSamples:
         face = np.isin(parts, FACE_IDS) & ~thing
         choices = [np.isin(parts, ids) & ~thing for ids in PARTS]
         choices = [mask for mask in choices if mask.sum() > 120]
-        targets = [thing if thing.sum() > 80 else face, face if face.sum() > 240 else ~thing]
+        face = face if face.sum() > 240 else ~thing
+        targets = [thing if thing.sum() > 80 else face]
+        if self.single or rng.random() < 0.5:
+            targets.append(face)
         while len(targets) < PROMPTS:
             inside = thing & np.isin(parts, FACE_IDS)  # what of a thing lies in the face is a thing of its own
             pick = int(rng.integers(len(choices) + 2))
@@ -97,7 +100,7 @@ class PromptSamples:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         points, labels = np.zeros((DENSE, 2), np.float32), np.full(DENSE, -1, np.float32)
         wanted = refused = 1
-        if not self.single:
+        if not self.single and rng.random() < 0.5:
             wanted = int(np.exp(rng.uniform(0, np.log(POINTS * 0.6))))
             refused = int(rng.integers(0, POINTS - wanted + 1) if rng.random() < 0.3 else rng.integers(0, 4))
         edge = cv2.dilate(mask.astype(np.uint8), np.ones((31, 31), np.uint8)).astype(bool) & ~mask

@@ -164,7 +164,11 @@ def main(
     best = averaged["detector"]
     assert isinstance(best, DetectionNet)
     write_weights(
-        "detector", half(best), measure(best, faces, measured), {"seed": seed, "minutes": minutes, "batch": batch}, out
+        "detector",
+        half(best),
+        measure(best, faces, measured),
+        {"seed": seed, "minutes": minutes, "batch": batch, "rate": rate},
+        out,
     )
 
 

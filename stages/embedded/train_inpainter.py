@@ -250,7 +250,9 @@ def controlnet(
     ).to("cpu")
     metrics = measure(averaged, scheduler, autoencoder.to("cpu"), faces, parsing, measured)
     save(averaged, scheduler, autoencoder, (out or WEIGHTS) / "inpainter")
-    write_report("inpainter", metrics, {"seed": seed, "minutes": minutes, "batch": batch, "size": SIZE}, out)
+    write_report(
+        "inpainter", metrics, {"seed": seed, "minutes": minutes, "batch": batch, "rate": rate, "size": SIZE}, out
+    )
 
 
 def predict(

@@ -143,7 +143,8 @@ def main(
         "clean": measure(best, faces, occluded=0.0, samples=measured),
         "occluded": measure(best, faces, occluded=1.0, samples=measured),
     }
-    write_weights("parser", parser_script(best), metrics, {"seed": seed, "minutes": minutes, "batch": batch}, out)
+    recipe = {"seed": seed, "minutes": minutes, "batch": batch, "rate": rate, "taught": teacher is not None}
+    write_weights("parser", parser_script(best), metrics, recipe, out)
 
 
 if __name__ == "__main__":

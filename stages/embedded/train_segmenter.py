@@ -30,7 +30,8 @@ from stages.embedded.faces import Faces, complete_parsing, load_faces
 from stages.embedded.prompt_samples import FINE, GRID, SIZE, PromptSamples, agreement
 from stages.embedded.schedule import fit
 from stages.embedded.train_inpainter import FACE_IDS
-from stages.embedded.weights import WEIGHTS, half, write_weights
+from stages.embedded.weights import WEIGHTS, half, keep_some, write_weights
+from stages.errors import ConfigError
 from stages.models.inpainter import ControlNetInpainter
 from stages.models.sam import TrunkImageEncoder, build_small_sam
 from stages.segmentation.decoding import decode_every_mask, embed_label_maps
@@ -178,15 +179,18 @@ def main(
     device: str = "cpu",
     rate: float = 8e-4,
     start: Path | None = None,
+    keep: float = 0.0,
     inpainter: Path | None = None,
     measured: int = 200,
     workers: int = 1,
 ) -> None:
     """Train the segmenter and write its weights and metrics.
 
-    Its trunk is warm-started from the parser's; or all of it from a checkpoint of an earlier training. With an
-    ``inpainter``, half of the references are drawn by it instead of simulated.
+    Its trunk is warm-started from the parser's; or all of it from a checkpoint of an earlier training, of whose weights
+    the result may ``keep`` a share. With an ``inpainter``, half of the references are drawn by it instead of simulated.
     """
+    if keep and start is None:
+        raise ConfigError("--keep is a share of the weights that --start names; give both")
     torch.manual_seed(seed)
     faces = load_faces(data, work)
     parser = parser or WEIGHTS / "parser.pt"
@@ -226,13 +230,15 @@ def main(
     averaged = fit(
         models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "segmenter.jsonl", start=start
     ).to("cpu")
+    if keep and start is not None:
+        keep_some(averaged, start, keep)
     best = averaged["sam"]
     assert isinstance(best, Sam)
     write_weights(
         "segmenter",
         half(best),
         measure(best, faces, parsing, measured),
-        {"seed": seed, "minutes": minutes, "batch": batch},
+        {"seed": seed, "minutes": minutes, "batch": batch, "rate": rate, "keep": keep},
         out,
     )
 

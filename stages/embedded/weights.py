@@ -38,6 +38,20 @@ def start_from(start: Path, models: nn.ModuleDict) -> None:
         model.load_state_dict(torch.jit.load(str(path)).state_dict() if scripted else read_state(path))  # type: ignore[no-untyped-call]
 
 
+@torch.no_grad()
+def keep_some(models: nn.ModuleDict, start: Path, share: float) -> None:
+    """Move trained ``models`` back towards their ``start``, of whose weights the result has ``share``, 0..1.
+
+    What was learnt anew stays for the most part, and what was forgotten comes back (WiSE-FT; Wortsman et al.,
+    arXiv 2109.01903).
+    """
+    trained = {name: value.clone() for name, value in models.state_dict().items()}
+    start_from(start, models)
+    for name, value in models.state_dict().items():
+        if value.dtype.is_floating_point:
+            value.lerp_(trained[name], 1 - share)
+
+
 def half(module: nn.Module) -> dict[str, Tensor]:
     """The module's state with floating-point tensors as float16, contiguous."""
     return {

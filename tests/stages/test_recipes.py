@@ -13,7 +13,7 @@ from manifests.files import write_parquet
 from stages.embedded import train_detector, train_inpainter, train_parser, train_segmenter
 from stages.embedded.faces import is_held_out, load_faces
 from stages.embedded.prompt_samples import PromptSamples
-from stages.embedded.weights import FILES, SHIPPED, WEIGHTS, start_from
+from stages.embedded.weights import FILES, SHIPPED, WEIGHTS, keep_some, start_from
 from stages.errors import ConfigError
 from stages.evaluation.demo import PORTRAITS, load_portrait
 from stages.models.detection_net import DetectionNet
@@ -89,6 +89,17 @@ def test_every_recipes_module_takes_the_shipped_weights(name):
     before = {key: value.clone() for key, value in models.state_dict().items()}
     start_from(SHIPPED, models)
     assert any(not torch.equal(value, before[key]) for key, value in models.state_dict().items())
+
+
+def test_a_trained_model_keeps_a_share_of_what_it_started_from(tmp_path):
+    start, models = (torch.nn.ModuleDict({"net": torch.nn.Linear(3, 2)}) for _ in range(2))
+    torch.save(start.state_dict(), tmp_path / "start.pt")
+    trained = {name: value.clone() for name, value in models.state_dict().items()}
+    keep_some(models, tmp_path / "start.pt", 0.25)
+    for name, value in models.state_dict().items():
+        torch.testing.assert_close(value, 0.25 * start.state_dict()[name] + 0.75 * trained[name])
+    with pytest.raises(ConfigError, match="--start"):
+        train_segmenter.main(tmp_path, tmp_path, keep=0.5)
 
 
 def test_parser_generator_and_segmenter_are_trained_one_after_the_other(data, work, tmp_path):
