@@ -38,6 +38,8 @@ from stages.settings import FACE_CLASSES, FaceSettings
 
 SIZE = FaceSettings.frame
 PARTS = (("hair",), ("nose",), ("imouth", "llip", "ulip"), ("rb",), ("lb",), ("re",), ("le",), ("neck",), ("cloth",))
+PASTED = 16
+"""Change of a channel, 0..255, that no rounding makes."""
 BESIDE = SIZE // 8
 """How far from what is asked for the negative point may lie: one on the far side of the photo rules nothing out."""
 Bools = NDArray[np.bool_]
@@ -57,6 +59,11 @@ class Case:
     landmarks: NDArray[np.float64]
     matrix: NDArray[np.float64]
     """2×3, pixels of the file at ``location`` → frame."""
+
+    @property
+    def pasted(self) -> Bools:
+        """Where the composed photo is not the clean one; ``hidden`` ends at the outline of the face."""
+        return self.hidden | (cv2.absdiff(self.photo, self.clean).max(axis=2) > PASTED)
 
 
 def cases(composed: Path, faces: Path) -> Iterator[Case]:
@@ -153,10 +160,11 @@ def segmenter_figures(found: Sequence[Case], context: StageContext) -> dict[str,
         tokens = encode(sam, torch.from_numpy(case.photo)[None])
         targets = {"thing": (case.hidden, case.outline)} if case.hidden.any() else {}
         if case.annotation is not None:
-            parts = [np.isin(case.annotation, [CLASSES.index(one) for one in part]) & ~case.hidden for part in PARTS]
+            seen = ~case.pasted
+            parts = [np.isin(case.annotation, [CLASSES.index(one) for one in part]) & seen for part in PARTS]
             parts = [part for part in parts if part.mean() > 0.004]
             if parts:
-                targets["part"] = parts[int(rng.integers(len(parts)))], ~case.hidden
+                targets["part"] = parts[int(rng.integers(len(parts)))], seen
         for name, (wanted, where) in targets.items():
             refused = where & ~wanted & (cv2.distanceTransform((~wanted).astype(np.uint8), cv2.DIST_L2, 5) <= BESIDE)
             if not refused.any():
