@@ -71,7 +71,7 @@ def test_the_detectors_weights_load_and_are_the_same_again(data, work, tmp_path)
     one, again = (read_state(tmp_path / run / "detector.safetensors") for run in "ab")
     DetectionNet().load_state_dict(one)
     assert all(torch.equal(one[name], again[name]) for name in one)
-    assert report(tmp_path / "a", "detector")["recipe"] == {"seed": 3, "minutes": 8.0, "batch": 2}
+    assert report(tmp_path / "a", "detector")["recipe"] == {"seed": 3, "minutes": 8.0, "batch": 2, "rate": 2e-3}
 
 
 def test_a_recipe_goes_on_from_the_shipped_weights(data, work, tmp_path):
