@@ -230,7 +230,7 @@ def main(
     averaged = fit(
         models, loss, samples, optimizer, minutes=minutes, steps=steps, log=work / "segmenter.jsonl", start=start
     ).to("cpu")
-    if keep and start is not None:
+    if start is not None:
         keep_some(averaged, start, keep)
     best = averaged["sam"]
     assert isinstance(best, Sam)

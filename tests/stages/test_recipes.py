@@ -11,7 +11,7 @@ import torch
 
 from manifests.files import write_parquet
 from stages.embedded import train_detector, train_inpainter, train_parser, train_segmenter
-from stages.embedded.faces import is_held_out, load_faces
+from stages.embedded.faces import UNLABELLED, is_held_out, load_faces
 from stages.embedded.prompt_samples import PromptSamples
 from stages.embedded.weights import FILES, SHIPPED, WEIGHTS, keep_some, start_from
 from stages.errors import ConfigError
@@ -135,7 +135,9 @@ def test_a_teacher_labels_the_faces_that_nobody_annotated(data, tmp_path):
         if row["parse"]:
             (tmp_path / row["parse"]).write_bytes((data / row["parse"]).read_bytes())
     train_parser.main(tmp_path, tmp_path, tmp_path, teacher=WEIGHTS / "parser.pt", **QUICK)
-    assert (tmp_path / "parser.pt").exists()
+    assert report(tmp_path, "parser")["recipe"]["taught"]
+    [labels] = tmp_path.glob("parsing-*.npy")
+    assert (np.load(labels) != UNLABELLED).any(axis=(1, 2)).all()
     with pytest.raises(ConfigError, match="no annotated face"):
         train_parser.main(tmp_path, tmp_path, tmp_path, **QUICK)
 
