@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-$(DEMO): stages/evaluation/demo.py | $(STAMP)
-	$(PY) -m stages.evaluation.demo --out demo/photos
+$(DEMO): examples/demo_photos.py | $(STAMP)
+	$(PY) -m examples.demo_photos --out demo/photos
 
 demo: $(DEMO)
 	$(S3POT) index demo/photos --masks --out $(DEMO_INDEX)

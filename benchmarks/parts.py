@@ -10,39 +10,44 @@ used where there is one.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+import typer
 from numpy.typing import NDArray
 from PIL import Image
-from segment_anything.modeling import Sam
+from torch import Tensor
 
-from manifests.plan import PlannedItem
-from stages.base import StageContext
-from stages.commandline import run
-from stages.embedded.faces import read_annotation
-from stages.embedded.train_parser import FACE_PARTS, mean_f1
-from stages.evaluation.baselines import decoded
-from stages.evaluation.compose import Composition, read_face
-from stages.evaluation.metrics import count
-from stages.faces.alignment import alignment_matrix
-from stages.faces.detection import Face
-from stages.images import read_mask, read_photo
-from stages.models.catalog import load, profile
-from stages.models.palette import CLASSES
-from stages.models.sam import encode
-from stages.references import AlignedFace, find_faces, generate, parse, warp
-from stages.settings import FACE_CLASSES, FaceSettings
+from recipes.faces import read_annotation
+from recipes.parser import mean_f1
+from s3pot_batch.pipeline.evaluation.baselines import drawn
+from s3pot_batch.pipeline.evaluation.compose import Composition, read_face
+from s3pot_batch.pipeline.evaluation.metrics import count
+from s3pot_batch.stages.images import Mask, Photo, read_mask, read_photo
+from s3pot_batch.stages.method.alignment import Alignment
+from s3pot_batch.stages.method.faces import FaceFinder
+from s3pot_batch.stages.method.parsing import FaceParser
+from s3pot_batch.stages.method.references import ReferenceGenerator
+from s3pot_batch.stages.models.profiles import DEFAULT, find_profile
+from s3pot_batch.stages.models.protocols import Segmenter
+from s3pot_batch.stages.models.registry import Models
+from s3pot_batch.stages.models.taxonomy import CELEBM
+from s3pot_batch.stages.settings import FaceSettings
 
-SIZE = FaceSettings.frame
-PARTS = (("hair",), ("nose",), ("imouth", "llip", "ulip"), ("rb",), ("lb",), ("re",), ("le",), ("neck",), ("cloth",))
-PASTED = 16
-"""Change of a channel, 0..255, that no rounding makes."""
-BESIDE = SIZE // 8
+FRAME = FaceSettings().frame
+FACE = tuple(name for name in CELEBM.face if name not in CELEBM.worn)
+"""Annotated classes of the face itself, whose F1 is measured."""
+ASKED = (("hair",), CELEBM.nose, CELEBM.mouth, ("rb",), ("lb",), *CELEBM.eyes, ("neck",), ("cloth",))
+"""Annotated parts that the segmenter is asked for."""
+LEAST_PART = 0.004
+"""Share of the frame below which a part is not asked for."""
+LEAST_CHANGE = 16
+"""Of a channel, 0..255, between the composed and the clean photo: more than rounding makes."""
+BESIDE = FRAME // 8
 """How far from what is asked for the negative point may lie: one on the far side of the photo rules nothing out."""
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -51,19 +56,22 @@ class Case:
 
     name: str
     location: str
-    photo: NDArray[np.uint8]
-    clean: NDArray[np.uint8]
-    hidden: Bools
-    outline: Bools
+    alignment: Alignment
+    """From pixels of the file at ``location``."""
+    photo: Photo
+    clean: Photo
+    hidden: Mask
+    outline: Mask
     annotation: NDArray[np.uint8] | None
+    """``CELEBM`` ids."""
     landmarks: NDArray[np.float64]
-    matrix: NDArray[np.float64]
-    """2×3, pixels of the file at ``location`` → frame."""
+    """5×2 in frame pixels."""
 
     @property
-    def pasted(self) -> Bools:
+    def pasted(self) -> Mask:
         """Where the composed photo is not the clean one; ``hidden`` ends at the outline of the face."""
-        return self.hidden | (cv2.absdiff(self.photo, self.clean).max(axis=2) > PASTED)
+        changed = cv2.absdiff(self.photo, self.clean).max(axis=2) > LEAST_CHANGE
+        return np.asarray(self.hidden | changed, bool)
 
 
 def cases(composed: Path, faces: Path) -> Iterator[Case]:
@@ -72,30 +80,22 @@ def cases(composed: Path, faces: Path) -> Iterator[Case]:
     for row in pq.read_table(composed).to_pylist():
         face_row = rows[row["face_source"]]
         face = read_face(faces.parent, face_row, Composition.size)
-        matrix = alignment_matrix(face.landmarks, SIZE)
+        alignment = Alignment.by_landmarks(face.landmarks, FRAME)
         location = str(composed.parent / row["image"])
-        hidden = read_mask(row["mask"], composed.parent).astype(np.uint8)
         annotation = None
         if face_row.get("parse"):
-            annotation = in_frame(read_annotation(faces.parent / face_row["parse"], face.image.shape[:2]), matrix)
-        photo = warp(read_photo(location, FaceSettings.max_pixels), matrix, SIZE)
+            annotation = alignment.warp_labels(read_annotation(faces.parent / face_row["parse"], face.image.shape[:2]))
         yield Case(
-            row["image_id"], location, photo, warp(face.image, matrix, SIZE),
-            in_frame(hidden, matrix) > 0, in_frame(face.region.astype(np.uint8), matrix) > 0, annotation,
-            face.landmarks @ matrix[:, :2].T + matrix[:, 2], matrix,
-        )  # fmt: skip
-
-
-def in_frame(labels: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """H×W labels in the aligned frame; 0 outside the photo."""
-    return np.asarray(cv2.warpAffine(labels, matrix, (SIZE, SIZE), flags=cv2.INTER_NEAREST), np.uint8)
-
-
-def aligned(case: Case, pixels: NDArray[np.uint8], number: int) -> AlignedFace:
-    """The case as stage one would have it, ``pixels`` being its photo or the clean one."""
-    identity = np.eye(2, 3)
-    face = Face((0.0, 0.0, float(SIZE), float(SIZE)), 1.0, case.landmarks)
-    return AlignedFace(PlannedItem(number, case.name, case.name, None, None, 0, number), 0, face, identity, pixels)
+            name=row["image_id"],
+            location=location,
+            alignment=alignment,
+            photo=alignment.warp(read_photo(location, FaceSettings().max_pixels)),
+            clean=alignment.warp(face.image),
+            hidden=alignment.warp_labels(read_mask(row["mask"], composed.parent).astype(np.uint8)) > 0,
+            outline=alignment.warp_labels(face.region.astype(np.uint8)) > 0,
+            annotation=annotation,
+            landmarks=alignment.to_frame(face.landmarks),
+        )
 
 
 def means(figures: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -103,17 +103,17 @@ def means(figures: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in figures.items() if len(values)}
 
 
-def detector_figures(found: Sequence[Case], context: StageContext) -> dict[str, float]:
+def detector_figures(found: Sequence[Case], finder: FaceFinder) -> dict[str, float]:
     """Share of photos whose face is found, other finds a photo, and the median error of landmarks in frame pixels.
 
     Landmarks are refined by the parser, as stage one does. A face counts as found if they are off by less than a third
     of the eyes' distance.
     """
     errors, others = [], 0
-    for number, case in enumerate(found):
-        _, faces = find_faces(PlannedItem(number, case.name, case.location, None, None, 0, number), context)
+    for case in found:
+        faces = finder.find(read_photo(case.location, finder.settings.max_pixels))
         eyes = np.linalg.norm(case.landmarks[1] - case.landmarks[0])
-        placed = [face.face.landmarks @ case.matrix[:, :2].T + case.matrix[:, 2] for face in faces]
+        placed = [case.alignment.to_frame(face.detection.landmarks) for face in faces]
         distances = [float(np.linalg.norm(marks - case.landmarks, axis=1).mean()) for marks in placed]
         best = min((distance for distance in distances if distance < eyes / 3), default=None)
         errors += [] if best is None else [best]
@@ -124,92 +124,94 @@ def detector_figures(found: Sequence[Case], context: StageContext) -> dict[str, 
     }  # fmt: skip
 
 
-def parser_figures(found: Sequence[Case], context: StageContext) -> dict[str, float]:
+def parser_figures(found: Sequence[Case], parser: FaceParser) -> dict[str, float]:
     """Mean F1 of the face's parts on clean photos, and IoU of M with the annotated face, clean and occluded."""
-    counts = np.zeros((len(CLASSES), 3))
+    counts = np.zeros((len(CELEBM.classes), 3))
     regions: dict[str, list[float]] = {"region_clean": [], "region_occluded": []}
-    inside = [CLASSES.index(name) for name in FACE_CLASSES]
-    for number, case in enumerate(found):
+    everywhere = np.ones((FRAME, FRAME), bool)
+    for case in found:
         if case.annotation is None:
             continue
-        clean = aligned(case, case.clean, number)
-        parse([clean], context)
-        for part in FACE_PARTS:
-            ours, truth = clean.parsing == part, case.annotation == part
-            counts[part] += [(ours & truth).sum(), ours.sum(), truth.sum()]
-        face, everywhere = np.isin(case.annotation, inside), np.ones((SIZE, SIZE), bool)
+        [clean] = parser.parse(case.clean[None], case.landmarks[None])
+        for name, row in zip(FACE, CELEBM.ids(FACE), strict=True):
+            ours, truth = parser.taxonomy.where(clean.parsing, [name]), CELEBM.where(case.annotation, [name])
+            counts[row] += [(ours & truth).sum(), ours.sum(), truth.sum()]
+        face = CELEBM.where(case.annotation, CELEBM.face)
         regions["region_clean"].append(count(clean.region, face, everywhere).iou)
         if case.hidden.any():
-            occluded = aligned(case, case.photo, number)
-            parse([occluded], context)
+            [occluded] = parser.parse(case.photo[None], case.landmarks[None])
             regions["region_occluded"].append(count(occluded.region, face, everywhere).iou)
     return {**({"mean_f1_clean": mean_f1(counts)} if counts.any() else {}), **means(regions)}
 
 
 @torch.no_grad()
-def segmenter_figures(found: Sequence[Case], context: StageContext) -> dict[str, float]:
+def segmenter_figures(found: Sequence[Case], segmenter: Segmenter) -> dict[str, float]:
     """IoU from one positive and one negative point: things inside the face's outline, annotated parts anywhere.
 
     The positive point is the one farthest from the edge, as SAM is judged (Kirillov et al., 2023), or a random one;
     the negative one lies anywhere within ``BESIDE`` pixels of what is asked for.
     """
-    sam: Sam = load(context.profile.segmenter, context.device)
     scores = {name: list[float]() for name in ("iou_thing", "iou_part", "iou_thing_random", "iou_part_random")}
     for number, case in enumerate(found):
         rng = np.random.default_rng(number)
-        tokens = encode(sam, torch.from_numpy(case.photo)[None])
-        targets = {"thing": (case.hidden, case.outline)} if case.hidden.any() else {}
-        if case.annotation is not None:
-            seen = ~case.pasted
-            parts = [np.isin(case.annotation, [CLASSES.index(one) for one in part]) & seen for part in PARTS]
-            parts = [part for part in parts if part.mean() > 0.004]
-            if parts:
-                targets["part"] = parts[int(rng.integers(len(parts)))], seen
-        for name, (wanted, where) in targets.items():
+        tokens = segmenter.encode(torch.from_numpy(case.photo)[None])
+        for name, (wanted, where) in targets(case, rng).items():
             refused = where & ~wanted & (cv2.distanceTransform((~wanted).astype(np.uint8), cv2.DIST_L2, 5) <= BESIDE)
             if not refused.any():
                 continue
-            for suffix, positive in (("", innermost(wanted)), ("_random", drawn(rng, wanted))):
-                mask = pointed(sam, tokens, positive, drawn(rng, refused))
+            for suffix, positive in (("", innermost(wanted)), ("_random", any_of(rng, wanted))):
+                mask = pointed(segmenter, tokens, positive, any_of(rng, refused))
                 scores[f"iou_{name}{suffix}"].append(count(mask, wanted, where).iou)
     return means(scores)
 
 
-def innermost(mask: Bools) -> tuple[int, int]:
+def targets(case: Case, rng: np.random.Generator) -> dict[str, tuple[Mask, Mask]]:
+    """What the segmenter is asked for, S×S, and where its answer is judged: the thing, and a random annotated part."""
+    found = {"thing": (case.hidden, case.outline)} if case.hidden.any() else {}
+    if case.annotation is not None:
+        seen = ~case.pasted
+        parts = [CELEBM.where(case.annotation, names) & seen for names in ASKED]
+        parts = [part for part in parts if part.mean() > LEAST_PART]
+        if parts:
+            found["part"] = parts[int(rng.integers(len(parts)))], seen
+    return found
+
+
+def innermost(mask: Mask) -> tuple[int, int]:
     """The (x, y) of the pixel farthest from a mask's edge, which the picture's border is, too."""
     depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     return int(x), int(y)
 
 
-def drawn(rng: np.random.Generator, mask: Bools) -> tuple[int, int]:
+def any_of(rng: np.random.Generator, mask: Mask) -> tuple[int, int]:
     """The (x, y) of a random pixel of a mask."""
     cells = np.argwhere(mask)
     y, x = cells[int(rng.integers(len(cells)))]
     return int(x), int(y)
 
 
-def pointed(sam: Sam, tokens: torch.Tensor, positive: tuple[int, int], negative: tuple[int, int]) -> Bools:
+def pointed(segmenter: Segmenter, tokens: Tensor, positive: tuple[int, int], negative: tuple[int, int]) -> Mask:
     """S×S: what the segmenter draws from one pixel that is wanted and one that is not, (x, y) each."""
-    points = (torch.tensor([[positive, negative]], dtype=torch.float32) + 0.5) * sam.image_encoder.img_size / SIZE
-    sparse, dense = sam.prompt_encoder(points=(points, torch.tensor([[1.0, 0.0]])), boxes=None, masks=None)
-    return decoded(sam, tokens, sparse, dense, SIZE)
+    points = (tokens.new_tensor([[positive, negative]]) + 0.5) / FRAME
+    return drawn(segmenter, tokens, segmenter.embed_points(points, tokens.new_tensor([[1.0, 0.0]])), FRAME)
 
 
-def reference_figures(found: Sequence[Case], context: StageContext, sheet: Path | None) -> dict[str, float]:
+def reference_figures(
+    found: Sequence[Case], parser: FaceParser, references: ReferenceGenerator, sheet: Path | None
+) -> dict[str, float]:
     """Mean error of references against the clean photos, 0..255, and how often half of the occluder's trace is gone."""
     covered, before, visible, tiles = [], [], [], []
-    for number, case in enumerate(found):
-        face = aligned(case, case.photo, number)
-        parse([face], context)
-        generate([face], context)
-        error, was = (cv2.absdiff(picture, case.clean).mean(axis=2) for picture in (face.reference, case.photo))
-        seen = case.outline & face.region & ~case.hidden
+    for case in found:
+        parsed = parser.parse(case.photo[None], case.landmarks[None])
+        [reference] = references.generate(case.photo[None], parsed, [(case.name, 0)])
+        error, was = (cv2.absdiff(picture, case.clean).mean(axis=2) for picture in (reference, case.photo))
+        seen = case.outline & parsed[0].region & ~case.hidden
         visible.append(float(error[seen].mean()))
         if case.hidden.any():
             covered.append(float(error[case.hidden].mean()))
             before.append(float(was[case.hidden].mean()))
-            tiles.append(np.vstack([case.photo, face.reference, case.clean]))
+            tiles.append(np.vstack([case.photo, reference, case.clean]))
     if sheet is not None:
         draw_sheet(tiles, sheet)
     removed = [float(error < 0.5 * was) for error, was in zip(covered, before, strict=True)]
@@ -218,7 +220,7 @@ def reference_figures(found: Sequence[Case], context: StageContext, sheet: Path 
     })  # fmt: skip
 
 
-def draw_sheet(tiles: Sequence[NDArray[np.uint8]], path: Path, across: int = 20) -> None:
+def draw_sheet(tiles: Sequence[Photo], path: Path, across: int = 20) -> None:
     """Photo, reference and clean photo below each other, ``across`` of them beside each other."""
     small = [cv2.resize(tile, (96, 288), interpolation=cv2.INTER_AREA) for tile in tiles]
     small += [np.full((288, 96, 3), 255, np.uint8)] * (-len(small) % across)
@@ -226,26 +228,31 @@ def draw_sheet(tiles: Sequence[NDArray[np.uint8]], path: Path, across: int = 20)
     Image.fromarray(np.vstack(lines)).save(path)
 
 
-def measure(
-    composed: Path, faces: Path, name: str = "embedded", sheet: Path | None = None
-) -> dict[str, dict[str, float]]:  # fmt: skip
-    """All figures of a profile's detector, parser, segmenter and reference generator."""
-    chosen = profile(name)
-    context = StageContext(chosen, chosen.settings, "")
+def measure(composed: Path, faces: Path, name: str = DEFAULT, sheet: Path | None = None) -> dict[str, dict[str, float]]:
+    """All figures of a profile's detector, parser, segmenter and inpainter."""
+    profile = find_profile(name)
+    settings, models = profile.settings, Models(profile)
+    parser = FaceParser(models.parser, settings.references.face_classes)
+    references = ReferenceGenerator(models.inpainter, parser.taxonomy, settings.references, settings.seed)
     found = list(cases(composed, faces))
     return {
-        "detector": detector_figures(found, context),
-        "parser": parser_figures(found, context),
-        "segmenter": segmenter_figures(found, context),
-        "references": reference_figures(found, context, sheet),
+        "detector": detector_figures(found, FaceFinder(models.detector, parser, settings.faces)),
+        "parser": parser_figures(found, parser),
+        "segmenter": segmenter_figures(found, models.segmenter),
+        "references": reference_figures(found, parser, references, sheet),
     }
 
 
-def main(composed: Path, faces: Path, profile: str = "embedded", sheet: Path | None = None) -> None:
-    """Print the figures of one profile, and draw the references."""
+def main(
+    composed: Annotated[Path, typer.Option(help="Manifest that s3pot-batch compose wrote.")],
+    faces: Annotated[Path, typer.Option(help="Manifest of the clean faces that it was given.")],
+    profile: Annotated[str, typer.Option(help="Name of a profile, or a TOML file.")] = DEFAULT,
+    sheet: Annotated[Path | None, typer.Option(help="Where a picture of the references goes.")] = None,
+) -> None:
+    """Print what each model of a profile does by itself."""
     for part, figures in measure(composed, faces, profile, sheet).items():
         print(part, *(f"{name} {value:.3f}" for name, value in figures.items()), sep="  ")
 
 
 if __name__ == "__main__":
-    run(main)
+    typer.run(main)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
-from manifests.errors import ManifestError
-from manifests.files import write_parquet
+from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.files import write_parquet
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 

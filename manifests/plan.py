@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from manifests.errors import ManifestError
-from manifests.files import Manifest, read_table, write_parquet
-from manifests.schema import PLAN
+from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.files import read_table, write_parquet
+from s3pot_batch.manifests.manifest import Manifest
+from s3pot_batch.manifests.schema import PLAN
 
 
 @dataclass(frozen=True)
@@ -21,42 +22,68 @@ class PlannedItem:
     landmarks: tuple[float, ...] | None
     shard: int
     row: int
+    """Its first Zarr row."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All photos of a run, in shards of ``shard_size`` photos; each photo owns ``max_faces`` Zarr rows."""
+    """All photos of a run, in shards of ``shard_size`` photos; each photo owns ``max_faces`` Zarr rows.
 
-    items: tuple[PlannedItem, ...]
+    The photos stay an Arrow table: of a million, only those of a shard that is asked for become objects.
+    """
+
+    table: pa.Table
+    """Of schema ``PLAN``."""
     shard_size: int
     max_faces: int
     manifest_digest: str
 
     @property
+    def photos(self) -> int:
+        """How many photos there are."""
+        return int(self.table.num_rows)
+
+    @property
     def shards(self) -> int:
         """How many shards there are; the last one may be smaller."""
-        return -(-len(self.items) // self.shard_size)
+        return -(-self.photos // self.shard_size)
 
     @property
     def rows(self) -> int:
         """How many Zarr rows there are."""
-        return len(self.items) * self.max_faces
+        return self.photos * self.max_faces
 
     def shard(self, number: int) -> tuple[PlannedItem, ...]:
         """The photos of one shard, in order."""
-        return self.items[number * self.shard_size : (number + 1) * self.shard_size]
+        return tuple(_item(row) for row in self._slice(number).to_pylist())
+
+    def shard_photos(self, number: int) -> int:
+        """How many photos a shard has."""
+        return min(self.shard_size, self.photos - number * self.shard_size)
+
+    def image_ids(self, number: int) -> list[str]:
+        """The image ids of one shard, in order."""
+        ids: list[str] = self._slice(number)["image_id"].to_pylist()
+        return ids
+
+    def _slice(self, number: int) -> pa.Table:
+        return self.table.slice(number * self.shard_size, self.shard_size)
+
+
+def _item(row: dict[str, object]) -> PlannedItem:
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return PlannedItem(**fields)  # type: ignore[arg-type]
 
 
 def make_plan(manifest: Manifest, *, shard_size: int, max_faces: int) -> Plan:
     """Put ``shard_size`` consecutive photos into each shard."""
-    items = tuple(
-        PlannedItem(
-            index, manifest.image_ids[index], image, manifest.bboxes[index], manifest.landmarks[index],
-            index // shard_size, index * max_faces,
-        )
-        for index, image in enumerate(manifest.images)
+    numbers = range(len(manifest.images))
+    columns = (
+        numbers, manifest.image_ids, manifest.images, manifest.bboxes, manifest.landmarks,
+        [number // shard_size for number in numbers], [number * max_faces for number in numbers],
     )  # fmt: skip
-    return Plan(items, shard_size, max_faces, manifest.digest)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, PLAN, strict=True)]
+    return Plan(pa.Table.from_arrays(arrays, schema=PLAN), shard_size, max_faces, manifest.digest)
 
 
 def settle_plan(manifest: Manifest, run: Path, *, shard_size: int, max_faces: int) -> Plan:
@@ -83,26 +110,28 @@ def settle_plan(manifest: Manifest, run: Path, *, shard_size: int, max_faces: in
 
 
 def _change(plan: Plan, manifest: Manifest) -> str:
-    if len(plan.items) != len(manifest.images):
-        return f"{len(plan.items)} photos, not {len(manifest.images)}"
-    listed = zip(manifest.images, manifest.image_ids, manifest.bboxes, manifest.landmarks, strict=True)
-    for item, facts in zip(plan.items, listed, strict=True):
-        names = ("image", "image_id", "bbox", "landmarks")
-        for name, old, new in zip(names, (item.image, item.image_id, item.bbox, item.landmarks), facts, strict=True):
-            if old != new:
-                return f"row {item.index}, column {name}: {old}, not {new}"
+    if plan.photos != len(manifest.images):
+        return f"{plan.photos} photos, not {len(manifest.images)}"
+    listed = {
+        "image": manifest.images, "image_id": manifest.image_ids, "bbox": manifest.bboxes,
+        "landmarks": manifest.landmarks,
+    }  # fmt: skip
+    for row, planned in enumerate(plan.table.to_pylist()):
+        item = _item(planned)
+        for name, values in listed.items():
+            if getattr(item, name) != values[row]:
+                return f"row {row}, column {name}: {getattr(item, name)}, not {values[row]}"
     return "its plan.parquet was changed by hand"
 
 
 def write_plan(plan: Plan, run: Path) -> None:
     """Write ``run/plan.parquet``."""
-    table = pa.Table.from_pylist([vars(item) for item in plan.items], schema=PLAN)
     facts = {
         "shard_size": plan.shard_size,
         "max_faces": plan.max_faces,
         "manifest_digest": plan.manifest_digest,
     }
-    write_parquet(table, run / "plan.parquet", {key: str(value) for key, value in facts.items()})
+    write_parquet(plan.table, run / "plan.parquet", {key: str(value) for key, value in facts.items()})
 
 
 def read_plan(run: Path) -> Plan:
@@ -116,12 +145,4 @@ def read_plan(run: Path) -> Plan:
         raise ManifestError(f"{run}: no plan there; run s3pot-batch references or segment first")
     table = read_table(path, "use another --run")
     facts = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
-    items = tuple(
-        PlannedItem(**{**row, "bbox": _tuple(row["bbox"]), "landmarks": _tuple(row["landmarks"])})
-        for row in table.to_pylist()
-    )
-    return Plan(items, int(facts["shard_size"]), int(facts["max_faces"]), facts["manifest_digest"])
-
-
-def _tuple(values: list[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(values)
+    return Plan(table, int(facts["shard_size"]), int(facts["max_faces"]), facts["manifest_digest"])

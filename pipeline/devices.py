@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stages.errors import ConfigError
+from s3pot_batch.stages.errors import ConfigError
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 

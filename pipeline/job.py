@@ -1,75 +1,80 @@
 """A job: one command over one manifest in one run folder, stage by stage."""
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from manifests.files import Manifest, read_manifest, shard_is_done
-from manifests.plan import Plan, make_plan, settle_plan
-from manifests.segments import assemble_segments
-from pipeline import config as configuration
-from pipeline.config import Config
-from pipeline.devices import DeviceChoice, Place, cpu_cores, placement, visible_gpus
-from pipeline.progress import progress
-from pipeline.report import Failure, Summary, summarise
-from pipeline.runner import run_serial
-from stages.base import RunShard, ShardReport, ShardTask, StageContext
-from stages.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line says about work; everything but the manifest has a default."""
-
-    manifest: Path
-    run: Path | None = None
-    profile: str | None = None
-    config: Path | None = None
-    device: DeviceChoice = "auto"
-    workers: int | None = None
-    scheduler: str | None = None
-    seed: int | None = None
-    limit: int | None = None
-    shard_size: int = 16
-    batch_size: int = 8
-    checkpoint: Path | None = None
-    png: bool = False
-    per_image: bool = False
+from s3pot_batch.manifests.answer import ANSWER, assemble_segments
+from s3pot_batch.manifests.manifest import Manifest, read_manifest
+from s3pot_batch.manifests.plan import Plan, make_plan, settle_plan
+from s3pot_batch.pipeline import config as configuration
+from s3pot_batch.pipeline.config import Config
+from s3pot_batch.pipeline.devices import Place, cpu_cores, placement, visible_gpus
+from s3pot_batch.pipeline.options import Options
+from s3pot_batch.pipeline.progress import progress
+from s3pot_batch.pipeline.report.summary import Failure, Summary, summarise
+from s3pot_batch.pipeline.runner import run_serial
+from s3pot_batch.stages.base import STAGES, ShardReport, ShardTask, Stage, run_task
+from s3pot_batch.stages.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checked job; nothing has been written yet."""
+    """A checked job towards one stage; nothing has been written yet."""
 
     options: Options
     run: Path
     config: Config
     manifest: Manifest
     plan: Plan
-    stages: tuple[str, ...]
+    target: str
 
-    def pending(self, stage: str) -> list[int]:
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """What has to be done, in order; the last one is the target."""
+        return self.config.stages(self.target)
+
+    def pending(self, stage: Stage) -> list[int]:
         """The shards of a stage that are not done with these settings."""
-        if stage == "train":
-            return [] if _trained(self.run, self.config.fingerprint(stage)) else [0]
-        made = self.config.fingerprint(stage)
-        return [shard for shard in range(self.plan.shards) if not shard_is_done(self.run, stage, shard, made)]
+        made = self.config.fingerprint(stage.name)
+        shards = range(self.plan.shards if stage.scope == "shard" else 1)
+        return [shard for shard in shards if not stage.is_done(self.run, shard, made)]
 
     def preview(self) -> dict[str, object]:
         """What ``--dry-run`` says: what would be done where; nothing is written."""
-        pending = {stage: len(self.pending(stage)) for stage in self.stages}
+        pending = {stage.name: len(self.pending(stage)) for stage in self.stages}
         places = _places(self.options, max(pending.values()))
         return {
             "run": str(self.run),
             "profile": self.config.profile.name,
-            "photos": len(self.plan.items),
+            "photos": self.plan.photos,
             "shards": self.plan.shards,
             "shards to do": pending,
             "workers": self.options.scheduler or len(places),
-            "fingerprints": {stage: self.config.fingerprint(stage) for stage in self.stages},
+            "fingerprints": {stage.name: self.config.fingerprint(stage.name) for stage in self.stages},
         }
+
+
+@dataclass(frozen=True)
+class Tasks(Sequence[ShardTask]):
+    """The tasks of some shards, each made when it is asked for: a million photos need not be objects at once."""
+
+    stage: Stage
+    run: Path
+    plan: Plan
+    shards: Sequence[int]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.shards)
+
+    def __getitem__(self, n: int) -> ShardTask:  # type: ignore[override]
+        """The n-th task, with its photos."""
+        shard = self.shards[n]
+        items = self.plan.shard(shard) if self.stage.scope == "shard" else ()
+        return ShardTask(self.stage.name, self.run, shard, items)
 
 
 def run_folder(manifest: Path | None, run: Path | None) -> Path:
@@ -85,8 +90,12 @@ def run_folder(manifest: Path | None, run: Path | None) -> Path:
     return Path("runs") / manifest.stem
 
 
-def open_job(options: Options, *stages: str) -> Job:
-    """Read and check everything that can be checked before any work, for the stages in their order.
+def open_job(options: Options, target: str) -> Job:
+    """Read and check everything that can be checked before any work.
+
+    Args:
+        options: the command line's.
+        target: the stage that is wanted; what it needs comes first.
 
     Raises:
         ConfigError: a setting is wrong, or differs from what the run folder was made with.
@@ -94,105 +103,80 @@ def open_job(options: Options, *stages: str) -> Job:
     """
     run = run_folder(options.manifest, options.run)
     resolved = configuration.resolve(file=options.config, profile=options.profile, seed=options.seed)
-    trained = run / "checkpoint" / "model.safetensors"
-    if options.checkpoint or ({"fits", "segments"} & set(stages) and trained.exists()):
-        resolved = resolved.with_checkpoint(options.checkpoint or trained)
     if options.per_image:
-        resolved = resolved.with_per_image()
+        resolved = resolved.with_settings({"segments": {"per_image": True}})
+    stages = resolved.stages(target)
+    trained = run / "checkpoint" / "model.safetensors"
+    adapts = any("adapter" in stage.parts for stage in stages)
+    if options.checkpoint or (adapts and trained.exists()):
+        resolved = resolved.with_checkpoint(options.checkpoint or trained)
     manifest = read_manifest(options.manifest, options.limit)
     sizes = {"shard_size": options.shard_size, "max_faces": resolved.settings.faces.max_faces}
     written = (run / "plan.parquet").exists()
     plan = settle_plan(manifest, run, **sizes) if written else make_plan(manifest, **sizes)
-    configuration.check_run(resolved, run, stages)
-    return Job(options, run, resolved, manifest, plan, stages)
+    configuration.check_run(resolved, run, [stage.name for stage in stages])
+    return Job(options, run, resolved, manifest, plan, target)
 
 
-def references(job: Job) -> Summary:
-    """Stage one."""
+def work(job: Job) -> Summary:
+    """Do all stages of a job where they lack, and write the answer if it is of the last stage."""
     started = time.monotonic()
     _settle(job)
-    reports = _run_stage(job, "references", job.pending("references"))
-    return summarise(
-        "references", job.plan, job.run, reports,
-        seconds=time.monotonic() - started, files=[job.run / "references.zarr"],
-    )  # fmt: skip
+    reports: list[ShardReport] = []
+    lacking: set[int] = set()
+    for stage in job.stages:
+        shards = [shard for shard in job.pending(stage) if shard not in lacking or stage.scope == "run"]
+        reports += _run_stage(job, stage, shards)
+        if stage.scope == "shard":
+            lacking |= set(job.pending(stage))  # a shard that one stage failed on is left out of the next
+    target = job.stages[-1]
+    if target.scope == "run":
+        return _summary_of_run(job, target, reports, time.monotonic() - started)
+    files = [job.run / (target.store or target.name)]
+    if target is STAGES[-1]:
+        assemble_segments(job.manifest, job.plan, job.run, job.config.fingerprint(target.name))
+        files.insert(0, job.run / ANSWER)
+    return summarise(target.name, job.plan, job.run, reports, seconds=time.monotonic() - started, files=files)
 
 
-def train(job: Job) -> Summary:
-    """Stage one and the token cache where they lack, then the training; counts are of faces."""
-    started = time.monotonic()
-    _settle(job)
-    _run_stages(job, "references", "tokens")
-    reports = _run_stage(job, "train", job.pending("train"))
-    failures = tuple(Failure("training", *(report.error or "").split(": ", 1)) for report in reports if report.error)
-    report = reports[0] if reports else ShardReport("train", 0, skipped=True)
+def _summary_of_run(job: Job, target: Stage, reports: Sequence[ShardReport], seconds: float) -> Summary:
+    own = [report for report in reports if report.stage == target.name]
+    failures = tuple(Failure("training", *(report.error or "").split(": ", 1)) for report in own if report.error)
+    report = own[0] if own else ShardReport(target.name, 0, skipped=True)
     return Summary(
-        "train", report.items, report.ok, report.no_face, len(failures), failures,
-        time.monotonic() - started, () if failures else (job.run / "checkpoint",), unit="faces",
+        target.name, report.items, report.ok, report.no_face, len(failures), failures, seconds,
+        () if failures else (job.run / "checkpoint",), unit="faces",
     )  # fmt: skip
-
-
-def fit(job: Job) -> Summary:
-    """Stage one and the token cache where they lack, then a selector for every face."""
-    started = time.monotonic()
-    _settle(job)
-    reports = _run_stages(job, "references", "tokens", "fits")
-    return summarise(
-        "fits", job.plan, job.run, reports, seconds=time.monotonic() - started, files=[job.run / "fits"]
-    )  # fmt: skip
-
-
-def segment(job: Job) -> Summary:
-    """Stage one where it lacks, with per-image fitting the fits, then masks, then the answer: one row per photo."""
-    started = time.monotonic()
-    _settle(job)
-    reports = _run_stages(job, *job.stages)
-    assemble_segments(job.manifest, job.plan, job.run, job.config.fingerprint("segments"))
-    files = [job.run / "segments.parquet", job.run / "masks.zarr"]
-    if job.options.png:
-        from pipeline.masks import write_masks
-
-        write_masks(job.run, job.manifest.image_ids)
-        files.append(job.run / "masks")
-    return summarise("segments", job.plan, job.run, reports, seconds=time.monotonic() - started, files=files)
 
 
 def _settle(job: Job) -> None:
     """Write down the plan and the settings: from here on the run folder is bound to them."""
     job.run.mkdir(parents=True, exist_ok=True)
     settle_plan(job.manifest, job.run, shard_size=job.plan.shard_size, max_faces=job.plan.max_faces)
-    configuration.write_run(job.config, job.run, job.stages)
+    configuration.write_run(job.config, job.run, [stage.name for stage in job.stages])
 
 
-def _run_stages(job: Job, *stages: str) -> list[ShardReport]:
-    """One stage after the other; a shard that one of them failed on is left out of the next."""
-    reports: list[ShardReport] = []
-    lacking: set[int] = set()
-    for stage in stages:
-        reports += _run_stage(job, stage, [shard for shard in job.pending(stage) if shard not in lacking])
-        lacking |= set(job.pending(stage))
-    return reports
-
-
-def _run_stage(job: Job, stage: str, shards: Sequence[int]) -> list[ShardReport]:
+def _run_stage(job: Job, stage: Stage, shards: Sequence[int]) -> list[ShardReport]:
     if not shards:
         return []
-    run_shard, prepare = _functions(stage)
-    places = () if stage == "train" else _places(job.options, len(shards))
+    whole = stage.scope == "run"
+    places = () if whole else _places(job.options, len(shards))
     device = places[0].device if places else job.options.device
-    context = job.config.context(stage, device=device, batch_size=job.options.batch_size)
-    if prepare:
-        prepare(job.run, job.plan, context)
-    tasks = [ShardTask(stage, job.run.absolute(), shard) for shard in shards]
-    sizes, unit = {shard: len(job.plan.shard(shard)) for shard in shards}, "photos"
-    if stage == "train":
-        sizes, unit = {0: job.config.settings.training.epochs}, "epochs"
-    with progress(stage, sizes, unit) as on_report:
-        if not places and not job.options.scheduler:
-            return run_serial(run_shard, tasks, context, on_report)
-        from pipeline.scheduling import run_dask
+    context = job.config.context(stage.name, job.run, device=device, batch_size=job.options.batch_size)
+    if stage.store:
+        from s3pot_batch.stages import store
 
-        return run_dask(run_shard, tasks, context, on_report, places=places, address=job.options.scheduler)
+        store.create(job.run / stage.store, job.plan, stage.module.arrays(context))
+    tasks = Tasks(stage, job.run.absolute(), job.plan, shards)
+    sizes = {shard: job.plan.shard_photos(shard) for shard in shards}
+    if whole:
+        sizes = {0: job.config.settings.training.epochs}
+    with progress(stage.name, sizes, stage.unit) as on_report:
+        if not (places or job.options.scheduler):
+            return run_serial(run_task, tasks, context, on_report)
+        from s3pot_batch.pipeline.scheduling import run_dask
+
+        return run_dask(run_task, tasks, context, on_report, places=places, address=job.options.scheduler)
 
 
 def _places(options: Options, shards: int) -> tuple[Place, ...]:
@@ -200,33 +184,3 @@ def _places(options: Options, shards: int) -> tuple[Place, ...]:
         return ()
     gpus = () if options.device == "cpu" else visible_gpus()
     return placement(options.device, workers=options.workers, shards=shards, gpus=gpus, cores=cpu_cores())
-
-
-def _functions(stage: str) -> tuple[RunShard, Callable[[Path, Plan, StageContext], None] | None]:
-    if stage == "references":
-        from stages import references
-
-        return references.run_shard, references.prepare
-    if stage == "tokens":
-        from stages.segmentation import tokens
-
-        return tokens.run_shard, tokens.prepare
-    if stage == "train":
-        from stages.segmentation import training
-
-        return training.run_shard, None
-    if stage == "fits":
-        from stages.segmentation import fitting
-
-        return fitting.run_shard, None
-    from stages.segmentation import inference
-
-    return inference.run_shard, inference.prepare
-
-
-def _trained(run: Path, fingerprint: str) -> bool:
-    """Whether the run's checkpoint is whole (its weights come last) and of this fingerprint."""
-    folder = run / "checkpoint"
-    if not (folder / "model.safetensors").exists():
-        return False
-    return bool(json.loads((folder / "config.json").read_text()).get("fingerprint") == fingerprint)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from pipeline.runner import OnReport
-from stages.base import ShardReport
+from s3pot_batch.pipeline.runner import OnReport
+from s3pot_batch.stages.base import ShardReport
 
 LOG_SECONDS = 10.0
 """Least time between two plain lines."""

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pipeline.devices import resolve, settle_threads
-from stages.base import RunShard, ShardReport, ShardTask, StageContext
-from stages.errors import ConfigError, RetryableError, ShardError
+from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.pipeline.devices import resolve, settle_threads
+from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageContext
+from s3pot_batch.stages.errors import ConfigError, RetryableError, ShardError
 
 MAX_TRIES = 4
 
@@ -50,7 +51,7 @@ def attempt(run_shard: RunShard, task: ShardTask, context: StageContext) -> Shar
         return _with_retries(run_shard, task, context)
     except ConfigError:
         raise
-    except (ShardError, RetryableError) as error:
+    except (ShardError, RetryableError, ManifestError) as error:
         log.error("%s, shard %d: %s", task.stage, task.shard, error)  # noqa: TRY400  (known: no traceback)
         return failure(task, error)
     except Exception as error:  # the boundary: one broken shard must not stop the others

@@ -1,22 +1,24 @@
 """Running shards on Dask: a cluster of local processes, or a scheduler that is already there.
 
-The only module that imports Dask. Tasks and reports of a few hundred bytes cross the wire, nothing else.
+The only module that imports Dask. Tasks with their photos' names, and reports, cross the wire: a few kilobytes a shard.
 """
 
 # mypy: allow-untyped-calls
 # (distributed annotates itself in part only)
 
 import logging
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 
 import dask
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed
 
-from pipeline.devices import Place
-from pipeline.runner import OnReport, attempt, failure
-from stages.base import RunShard, ShardReport, ShardTask, StageContext
-from stages.errors import ConfigError, ShardError
+from s3pot_batch.pipeline.devices import Place
+from s3pot_batch.pipeline.runner import OnReport, attempt, failure
+from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageContext
+from s3pot_batch.stages.errors import ConfigError, ShardError
 
 CONNECT_SECONDS = 30
 LOCAL_CPU = (Place("cpu"), Place("cpu"))
@@ -52,23 +54,23 @@ def run_dask(
     Raises:
         ConfigError: from the stage, or no scheduler answers at ``address``.
     """
-    done: dict[ShardTask, ShardReport] = {}
-    waiting = list(reversed(tasks))
+    done: dict[int, ShardReport] = {}
+    waiting = iter(range(len(tasks)))
     with _client(places, address) as client:
-        flying: dict[Future[ShardReport], ShardTask] = {}
+        flying: dict[Future[ShardReport], tuple[int, ShardTask]] = {}
         queue = as_completed(loop=client.loop)
-        while waiting or flying:
+        while len(done) < len(tasks):
             threads = sum(client.nthreads().values())
-            while waiting and len(flying) < max(1, threads):
-                task = waiting.pop()
+            for number in islice(waiting, max(0, max(1, threads) - len(flying))):
+                task = tasks[number]
                 future = client.submit(attempt, run_shard, task, context, pure=False)
-                flying[future] = task
+                flying[future] = number, task
                 queue.add(future)
             future = next(queue)
-            task = flying.pop(future)
-            done[task] = _outcome(future, task)
-            on_report(done[task])
-    return [done[task] for task in tasks]
+            number, task = flying.pop(future)
+            done[number] = _outcome(future, task)
+            on_report(done[number])
+    return [done[number] for number in range(len(tasks))]
 
 
 def _outcome(future: Future[ShardReport], task: ShardTask) -> ShardReport:
@@ -95,9 +97,25 @@ def _client(places: Sequence[Place], address: str | None) -> Iterator[Client]:
                 raise ConfigError(f"--scheduler {address}: it has no workers") from error
             yield client
         return
-    with _local_cluster(places) as cluster, Client(cluster, set_as_default=False) as client:
+    with ExitStack() as stack:
+        with _interrupts_later():
+            cluster = stack.enter_context(_local_cluster(places))
+        client = stack.enter_context(Client(cluster, set_as_default=False))
         client.wait_for_workers(len(places))
         yield client
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C waits; threads and processes that are started meanwhile never see it.
+
+    A terminal sends it to every process, and a worker would print a traceback. This one ends the workers.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _local_cluster(places: Sequence[Place]) -> SpecCluster:

@@ -5,15 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+from s3pot_batch.manifests.answer import ANSWER
+from s3pot_batch.manifests.outcomes import shard_statuses
+from s3pot_batch.manifests.plan import Plan, read_plan
+from s3pot_batch.manifests.schema import STATUSES
+from s3pot_batch.stages.base import STAGES, stages_towards
+from s3pot_batch.stages.settings import Settings
 
-from manifests.files import items_path
-from manifests.plan import Plan, read_plan
-from manifests.schema import STATUSES
-
-STAGES = ("references", "tokens", "fits", "segments")
-OPTIONAL = ("tokens", "fits")
-"""Stages that not every run has; they are named once they have begun."""
+ALWAYS = {stage.name for stage in stages_towards(STAGES[-1].name, Settings())}
+"""Stages that every run has; others are named once they have begun."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RunStatus:
         lines = [f"{self.run}: {self.photos} photos"]
         lines += [f"  {stage.stage:<12} {stage.text()}" for stage in self.stages]
         lines.append(f"  {'checkpoint':<12} {'trained here' if self.checkpoint else 'none; the profile has its own'}")
-        lines.append(f"  {'answer':<12} {self.run / 'segments.parquet' if self.answer else 'not yet'}")
+        lines.append(f"  {'answer':<12} {self.run / ANSWER if self.answer else 'not yet'}")
         return "\n".join(lines)
 
 
@@ -63,15 +63,14 @@ def run_status(run: Path) -> RunStatus:
         ManifestError: there is no run.
     """
     plan = read_plan(run)
-    every = (_stage_status(run, plan, stage) for stage in STAGES)
-    stages = tuple(status for status in every if status.shards_done or status.stage not in OPTIONAL)
+    every = (_stage_status(run, plan, stage.name) for stage in STAGES if stage.scope == "shard")
+    stages = tuple(status for status in every if status.shards_done or status.stage in ALWAYS)
     checkpoint = (run / "checkpoint" / "model.safetensors").exists()
-    return RunStatus(run, len(plan.items), stages, checkpoint, (run / "segments.parquet").exists())
+    return RunStatus(run, plan.photos, stages, checkpoint, (run / ANSWER).exists())
 
 
 def _stage_status(run: Path, plan: Plan, stage: str) -> StageStatus:
-    done = [path for shard in range(plan.shards) if (path := items_path(run, stage, shard)).exists()]
-    tally: Counter[str] = Counter()
-    for path in done:
-        tally.update(pq.read_table(path, columns=["status"])["status"].to_pylist())
+    found = [shard_statuses(run, stage, shard) for shard in range(plan.shards)]
+    done = [statuses for statuses in found if statuses is not None]
+    tally = sum((Counter(statuses) for statuses in done), Counter[str]())
     return StageStatus(stage, len(done), plan.shards, *(tally[status] for status in STATUSES))

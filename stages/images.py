@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pycocotools import mask as coco
 
-from stages.errors import ItemError
+from s3pot_batch.stages.errors import ItemError
 
 Photo = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -57,7 +57,7 @@ def read_photo(location: str, max_pixels: int) -> Photo:
         image = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise TruncatedImage(f"{location}: damaged or cut off ({error}); copy or download it again") from error
-    return np.asarray(_as_rgb(image), np.uint8)
+    return np.asarray(as_rgb(image), np.uint8)
 
 
 def _open(location: str) -> Image.Image:
@@ -80,7 +80,8 @@ def _open(location: str) -> Image.Image:
         raise TruncatedImage(f"{location}: damaged or cut off ({error}); copy or download it again") from error
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as 8 bit RGB: alpha over white, 16 bit scaled to 8."""
     if image.mode.startswith("I;16") or image.mode == "I":
         return Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":

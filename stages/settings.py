@@ -1,102 +1,175 @@
-"""Settings that change results. They are frozen, picklable, and part of a run's fingerprint."""
+"""Settings that change results: frozen, picklable, and part of a run's fingerprint.
 
-from dataclasses import dataclass, field
-from typing import Literal
+A setting is one field here, with its range and what it does; files, errors, fingerprints and documents follow from it.
+"""
 
-FACE_CLASSES = (
-    "face", "rb", "lb", "re", "le", "nose", "imouth", "llip", "ulip", "eyeg",
-)  # fmt: skip
-"""facer ``celebm/448`` class names that make the parsed face region M; eyeglasses are in M (authors' code)."""
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from s3pot_batch.stages.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]  # TOML and JSON know lists only
 
 
-@dataclass(frozen=True)
-class FaceSettings:
+class Prompting:
+    """Marks a setting of ``segments`` that decides the prompts: whatever is made of prompts depends on it."""
+
+
+class Section(BaseModel):
+    """One table of the TOML file."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class FaceSettings(Section):
     """How faces are found and brought into the aligned frame."""
 
-    max_faces: int = 4
+    max_faces: Count = 4
     """Most faces per photo, best score first; also the number of Zarr rows that the plan gives a photo."""
-    min_score: float = 0.4
-    """Detections with a lower score (0..1) are dropped."""
+    min_score: Fraction = 0.4
+    """Detections with a lower score are dropped."""
     refine: bool = True
     """Parse each detected face once more than needed, and align it anew by where its parts were found."""
-    min_parse_confidence: float = 0.0
+    min_parse_confidence: Fraction = 0.0
     """With ``refine``: a detection whose parts the parser is less sure of, on the mean, is no face; 0 believes all."""
-    frame: int = 256
+    frame: Count = 256
     """Side of the square aligned frame, in pixels."""
-    max_pixels: int = 100_000_000
+    max_pixels: Count = 100_000_000
     """Photos with more pixels are refused before decoding (decompression bombs)."""
 
 
-@dataclass(frozen=True)
-class ReferenceSettings:
+class ReferenceSettings(Section):
     """How the occlusion-free reference is generated (stage one)."""
 
-    face_classes: tuple[str, ...] = FACE_CLASSES
-    dilation: float = 0.03
+    face_classes: Names = ("face", "rb", "lb", "re", "le", "nose", "imouth", "llip", "ulip", "eyeg")
+    """The parser's classes that make the parsed face region M; eyeglasses are in M (authors' code)."""
+    dilation: Fraction = 0.03
     """The region handed to the inpainter is M dilated by this fraction of the frame's side."""
-    passes: Literal[1, 2] = 1
+    passes: Annotated[int, Field(ge=1, le=2)] = 1
     """2: a second pass inpaints only what the first pass's contrast marks, and keeps the visible face."""
-    second_pass_contrast: float = 0.12
+    second_pass_contrast: Fraction = 0.12
     """Mean absolute difference, as a fraction of full scale, from which the second pass fills a pixel anew."""
-    seeds: int = 1
+    seeds: Count = 1
     """Number of references that are averaged."""
-    strength: float = 1.0
-    """Noise strength of the diffusion inpainter, 0..1."""
-    steps: int = 1
+    strength: Fraction = 1.0
+    """Noise strength of the diffusion inpainter."""
+    steps: Count = 1
     """Denoising steps."""
-    guidance_scale: float = 1.0
-    conditioning_scale: float = 1.0
+    guidance_scale: Positive = 1.0
+    """Classifier-free guidance; 1 is none."""
+    conditioning_scale: Positive = 1.0
+    """Weight of the ControlNet."""
 
 
-@dataclass(frozen=True)
-class SegmentSettings:
+class SegmentSettings(Section):
     """How the prompted segmenter's answer becomes a mask (stage two)."""
 
     target: Literal["face", "occlusion", "both"] = "face"
     """What the mask decoder is asked for: the visible face (authors' code), the occlusion, or both (the mean)."""
-    enhance: bool = True
+    enhance: Annotated[bool, Prompting] = True
     """FE: match prompt-conditioned features; else the encoder's plain tokens."""
     reweight: bool = True
-    """PS's self-attention layer; else the prompts go to the decoder as they are."""
+    """PS's adapter, one self-attention layer; else the prompts go to the decoder as they are."""
     mask_prompt: bool = False
     """Give the points' labels to SAM's mask prompt too, as a coarse map over M (beyond the paper)."""
-    min_similarity: float = 0.0
+    min_similarity: Annotated[Fraction, Prompting] = 0.0
     """A match whose cosine is lower is none, and its photo token an occlusion point; 0 counts all (as published)."""
-    reach: float = 1.0
+    reach: Annotated[Fraction, Prompting] = 1.0
     """How far from its own place a token may find its match, as a fraction of the frame's side; 1 is anywhere (as
     published)."""
     per_image: bool = False
-    """Fit the selector to every face anew before it is segmented (per-image fitting)."""
+    """Fit the adapter to every face anew before it is segmented (per-image fitting)."""
     edges: Literal["decoder", "grabcut"] = "decoder"
     """What draws the mask's edges: the decoder alone, or GrabCut where the decoder is unsure (beyond the paper)."""
-    threshold: float = 0.5
+    threshold: Fraction = 0.5
     """Occlusion probability above which a pixel of M is called occluded."""
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Contrastive training of the prompt selection layer (authors' settings)."""
+class TrainingSettings(Section):
+    """Contrastive training of the adapter (authors' settings)."""
 
-    objectives: tuple[str, ...] = ("face_recall", "occlusion_rejection", "face_hinge")
-    """Which of the three are summed."""
-    epochs: int = 50
-    batch: int = 3
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-6
-    patience: int = 5
+    objectives: Names = ("face_recall", "occlusion_rejection", "face_hinge")
+    """Which objectives are summed."""
+    epochs: Count = 50
+    """Passes over all pairs; of a per-image fit, the most steps."""
+    batch: Count = 3
+    """Pairs per step."""
+    learning_rate: Positive = 1e-4
+    """Of AdamW, at the start of a cosine."""
+    weight_decay: Positive = 1e-6
+    """Of AdamW."""
+    patience: Count = 5
     """Per-image fitting stops after so many epochs without an improvement."""
-    min_delta: float = 1e-4
+    min_delta: Positive = 1e-4
     """The least fall of the loss that counts as one."""
     tokens: Literal["float16", "float32"] = "float16"
     """Precision of the token cache."""
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Section):
     """Everything that changes a result, model parts aside."""
 
-    faces: FaceSettings = field(default_factory=FaceSettings)
-    references: ReferenceSettings = field(default_factory=ReferenceSettings)
-    segments: SegmentSettings = field(default_factory=SegmentSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    seed: int = 0
+    faces: FaceSettings = FaceSettings()
+    references: ReferenceSettings = ReferenceSettings()
+    segments: SegmentSettings = SegmentSettings()
+    training: TrainingSettings = TrainingSettings()
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of everything random."""
+
+
+SECTIONS = tuple(name for name, field in Settings.model_fields.items() if name != "seed")
+PROMPTING = tuple(
+    f"segments.{name}" for name, field in SegmentSettings.model_fields.items() if Prompting in field.metadata
+)
+"""Dotted names of the settings that decide the prompts."""
+
+
+def changed(settings: Settings, changes: dict[str, Any], where: str = "settings") -> Settings:
+    """The settings with some values replaced, checked.
+
+    Args:
+        settings: what stays where nothing is said.
+        changes: new values, by section: ``{"segments": {"threshold": 0.6}, "seed": 3}``.
+        where: what the values come from, for the error.
+
+    Raises:
+        ConfigError: a key or a value is wrong; the line names both, and what is allowed.
+    """
+    values = settings.model_dump()
+    for key, value in changes.items():
+        if key in SECTIONS and not isinstance(value, dict):
+            raise ConfigError(f"{where}: {key} is a section: write [{key}] with its settings below")
+        values[key] = {**values[key], **value} if key in SECTIONS else value
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_line(error)}") from error
+
+
+def values_of(settings: Settings, names: tuple[str, ...]) -> dict[str, Any]:
+    """The named settings as JSON types, by section; a name is a section's or a dotted ``section.setting``."""
+    every, found = settings.model_dump(mode="json"), dict[str, Any]()
+    for name in names:
+        section, _, key = name.partition(".")
+        if key:
+            found.setdefault(section, {})[key] = every[section][key]
+        else:
+            found[section] = every[section]
+    return found
+
+
+def _line(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section = type(getattr(Settings(), str(first["loc"][0]))) if len(first["loc"]) > 1 else Settings
+        return f"unknown key {name}; known are {', '.join(section.model_fields)}"
+    message = str(first["msg"]).removeprefix("Input ").removeprefix("Value error, ")
+    return f"{name} = {first['input']!r}: {message[:1].lower()}{message[1:]}"

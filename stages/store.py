@@ -5,6 +5,7 @@ Tasks that share a Zarr shard corrupt it silently (zarr-python #3682); here the 
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +14,53 @@ import zarr
 import zarr.errors
 from numpy.typing import NDArray
 
-from manifests.files import read_items
-from manifests.plan import Plan
-from stages.errors import ShardError
+from s3pot_batch.manifests.outcomes import read_outcomes
+from s3pot_batch.manifests.plan import Plan
+from s3pot_batch.stages.errors import ShardError
 
 ENCODING: dict[str, Any] = {"encoding": "s3pot-batch", "version": 1}
-Contents = Mapping[str, tuple[str, int, str]]
-CONTENTS: dict[str, Contents] = {
-    "references.zarr": {
-        "raw": ("uint8", 3, "aligned photo, RGB"),
-        "reference": ("uint8", 3, "the same face with nothing in front of it, RGB"),
-        "parsing": ("uint8", 0, "facer celebm/448 class id"),
-        "region": ("uint8", 0, "1 inside the parsed face region M"),
-    },
-    "masks.zarr": {
-        "occlusion": ("float16", 0, "probability that the pixel of the face is hidden, 1 = occluded"),
-        "visible_face": ("uint8", 0, "1 where the face is seen"),
-        "contrast": ("float16", 0, "1 − cosine of raw and reference tokens, at the frame's size"),
-        "prompts": ("int8", 0, "at a prompt's pixel: 1 = face point, 2 = occlusion point, 0 elsewhere"),
-    },
-}
-"""Arrays by store: dtype, channels (0: none), what a value means. Dimensions: row, y, x[, channel]."""
 
 
-def create(run: Path, store: str, plan: Plan, frame: int, contents: Contents | None = None) -> None:
-    """Create the store's arrays, empty, unless they are there; empty face slots take no space on disk.
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a store: a square picture per Zarr row."""
+
+    dtype: str
+    side: int
+    meaning: str
+    channels: int = 0
+    """0: no channel dimension."""
+
+    def shape(self, rows: int) -> tuple[int, ...]:
+        """(rows, y, x[, channel])."""
+        return (rows, self.side, self.side, *((self.channels,) if self.channels else ()))
+
+
+def create(path: Path, plan: Plan, arrays: Mapping[str, ArraySpec]) -> None:
+    """Create a store's arrays, empty, unless they are there; empty face slots take no space on disk.
 
     Args:
-        run: the run folder.
-        store: its name in there.
+        path: the store's folder.
         plan: photos and shards.
-        frame: side of every array's rows.
-        contents: its arrays; by default what ``CONTENTS`` says.
+        arrays: what is in it, by name.
 
     Raises:
         ShardError: the arrays that are there have another shape.
     """
-    group = zarr.open_group(run / store, mode="a", zarr_format=3)
+    group = zarr.open_group(path, mode="a", zarr_format=3)
     group.attrs.update({**ENCODING, "shard_photos": plan.shard_size, "faces_per_photo": plan.max_faces})
-    for name, (dtype, channels, meaning) in (contents or CONTENTS[store]).items():
-        trailing = (channels,) if channels else ()
-        shape = (plan.rows, frame, frame, *trailing)
+    for name, spec in arrays.items():
+        shape = spec.shape(plan.rows)
         if name in group:
             there = array_of(group, name).shape
             if there != shape:
-                raise ShardError(f"{run / store}/{name} is {there}, not {shape}; use another --run")
+                raise ShardError(f"{path}/{name} is {there}, not {shape}; use another --run")
             continue
-        dimensions = ("row", "y", "x", "channel")[: len(shape)]
         group.create_array(
-            name, shape=shape, dtype=dtype, chunks=(1, frame, frame, *trailing),
-            shards=(plan.shard_size * plan.max_faces, frame, frame, *trailing), dimension_names=dimensions,
-            fill_value=0, attributes={"description": meaning},
+            name, shape=shape, dtype=spec.dtype, chunks=spec.shape(1),
+            shards=spec.shape(plan.shard_size * plan.max_faces),
+            dimension_names=("row", "y", "x", "channel")[: len(shape)], fill_value=0,
+            attributes={"description": spec.meaning},
         )  # fmt: skip
     with warnings.catch_warnings():  # one small file lets xarray open the store without asking for every array
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
@@ -82,25 +79,42 @@ def array_of(group: zarr.Group, name: str) -> "zarr.Array[Any]":
     return found
 
 
-def write_shard(run: Path, store: str, plan: Plan, shard: int, arrays: dict[str, NDArray[np.generic]]) -> None:
-    """Write whole Zarr shards: each array holds all face slots of the shard's photos, (slots, y, x[, channel])."""
-    group = zarr.open_group(run / store, mode="r+")
-    first = shard * plan.shard_size * plan.max_faces
-    for name, values in arrays.items():
-        array_of(group, name)[first : first + len(values)] = values
+def write_rows(
+    path: Path, arrays: Mapping[str, ArraySpec], rows: range, values: Mapping[int, Mapping[str, NDArray[np.generic]]]
+) -> None:
+    """Write whole Zarr shards.
+
+    Args:
+        path: the store's folder.
+        arrays: what is in it.
+        rows: all rows of a shard's photos.
+        values: what goes where, by row and array; the other rows stay empty.
+    """
+    group = zarr.open_group(path, mode="r+")
+    for name, spec in arrays.items():
+        whole = np.zeros(spec.shape(len(rows)), spec.dtype)
+        for row, named in values.items():
+            whole[row - rows.start] = named[name]
+        array_of(group, name)[rows.start : rows.stop] = whole
 
 
-def read_rows(run: Path, store: str, name: str, rows: slice | list[int]) -> NDArray[np.generic]:
-    """Rows of one array as NumPy."""
-    array = array_of(zarr.open_group(run / store, mode="r"), name)
+def read_rows(path: Path, name: str, rows: slice | list[int]) -> NDArray[np.generic]:
+    """Rows of one array of a store as NumPy."""
+    array = array_of(zarr.open_group(path, mode="r"), name)
     if isinstance(rows, slice):
         return np.asarray(array[rows])
     return np.stack([np.asarray(array[row]) for row in rows])
 
 
+def read_row(path: Path, row: int, *names: str) -> tuple[NDArray[Any], ...]:
+    """One row of several arrays of a store."""
+    group = zarr.open_group(path, mode="r")
+    return tuple(np.asarray(array_of(group, name)[row]) for name in names)
+
+
 def filled_rows(run: Path, plan: Plan, stage: str = "references") -> list[int]:
-    """The Zarr rows that hold a face, in order, from the shards' items."""
+    """The Zarr rows that hold a face, in order, from the shards' outcomes."""
     return [
-        face["row"] for shard in range(plan.shards) for faces in read_items(run, stage, shard)["faces"].to_pylist()
-        for face in faces
+        face.row for shard in range(plan.shards) for outcome in read_outcomes(run, stage, shard)
+        for face in outcome.faces
     ]  # fmt: skip

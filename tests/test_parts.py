@@ -8,10 +8,11 @@ import skimage.data
 from PIL import Image
 
 from benchmarks.parts import measure
-from manifests.files import write_parquet
+from recipes.faces import ANNOTATED
+from s3pot_batch.manifests.files import write_parquet
 
 MARKS = [[206, 107], [242, 107], [224, 128], [210, 144], [238, 144]]
-SKIN, HAIR = 1, 13
+SKIN, HAIR = (list(ANNOTATED).index(name) for name in ("skin", "hair"))
 """As CelebAMask-HQ's annotation maps number them."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # facer wants TorchScript

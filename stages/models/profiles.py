@@ -1,18 +1,31 @@
 """Profiles: which five models a run uses, as frozen specs that can cross a wire."""
 
-from dataclasses import dataclass, field
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from stages.settings import Settings
+from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.settings import (
+    FaceSettings,
+    ReferenceSettings,
+    SegmentSettings,
+    Settings,
+    TrainingSettings,
+    changed,
+)
 
 PARTS = ("detector", "parser", "inpainter", "segmenter", "adapter")
+CACHE = Path("~/.cache/s3pot-batch")
 
 
 @dataclass(frozen=True)
 class PartSpec:
     """One model of a profile.
 
-    ``kind`` names the builder, ``weights`` is a file or folder: an absolute path, or ``embedded:NAME`` for the
-    package's own weights. ``sha256`` pins a file's content. ``options`` holds the builder's keyword arguments.
+    ``kind`` names the implementation, ``weights`` is a file or folder: a path, or ``embedded:NAME`` for the package's
+    own weights. ``sha256`` pins a file's content. ``options`` holds the implementation's keyword arguments.
     """
 
     kind: str
@@ -20,10 +33,6 @@ class PartSpec:
     sha256: str = ""
     dtype: str = "float32"
     options: tuple[tuple[str, object], ...] = ()
-
-    def option(self, name: str, default: object = None) -> object:
-        """The builder's keyword argument ``name``, or ``default``."""
-        return dict(self.options).get(name, default)
 
 
 @dataclass(frozen=True)
@@ -37,3 +46,90 @@ class Profile:
     segmenter: PartSpec
     adapter: PartSpec
     settings: Settings = field(default_factory=Settings)
+
+    def part(self, name: str) -> PartSpec:
+        """The spec of one of ``PARTS``."""
+        spec: PartSpec = getattr(self, name)
+        return spec
+
+
+EMBEDDED = Profile(
+    name="embedded",
+    detector=PartSpec("heatmap", "embedded:detector.safetensors"),
+    parser=PartSpec("facer", "embedded:parser.pt"),
+    inpainter=PartSpec(
+        "controlnet", "embedded:inpainter", options=(("size", 128), ("six_channels", True), ("residual", True))
+    ),
+    segmenter=PartSpec("sam_small", "embedded:segmenter.safetensors"),
+    adapter=PartSpec("attention", "embedded:adapter"),
+    settings=Settings(
+        faces=FaceSettings(min_score=0.38, min_parse_confidence=0.8),
+        segments=SegmentSettings(target="occlusion", min_similarity=0.7, edges="grabcut"),
+        training=TrainingSettings(epochs=2),  # more of them fit the wrong prompts, too
+    ),
+)
+
+PAPER = Profile(
+    name="paper",
+    detector=PartSpec("retinaface", f"{CACHE}/mobilenet0.25_Final.pth"),
+    parser=PartSpec("facer", f"{CACHE}/face_parsing.farl.celebm.main_ema_181500_jit.pt"),
+    inpainter=PartSpec(
+        "controlnet", f"{CACHE}/sd15-inpaint-controlnet", dtype="float16",
+        options=(("size", 512), ("six_channels", False)),
+    ),
+    segmenter=PartSpec("sam_vit", f"{CACHE}/sam_vit_h_4b8939.pth", options=(("size", "vit_h"),)),
+    adapter=PartSpec("attention", f"{CACHE}/adapter"),
+    settings=Settings(references=ReferenceSettings(steps=20)),
+)  # fmt: skip
+
+PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (EMBEDDED, PAPER)}
+"""The built-in profiles; the first is the default."""
+DEFAULT = EMBEDDED.name
+
+
+def find_profile(name: str) -> Profile:
+    """A built-in profile, or one read from a TOML file that starts from one and replaces parts.
+
+    Raises:
+        ConfigError: there is no such profile, or the file has unknown keys.
+    """
+    if name in PROFILES:
+        return PROFILES[name]
+    path = Path(name)
+    if path.suffix != ".toml" or not path.is_file():
+        raise ConfigError(f"no profile {name}; choose {', '.join(PROFILES)}, or give a TOML file")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    base = find_profile(str(content.pop("base", DEFAULT)))
+    unknown = sorted(set(content) - {*PARTS, "name"})
+    if unknown:
+        raise ConfigError(f"{path}: unknown key {unknown[0]}; a profile has base, name, {', '.join(PARTS)}")
+    parts: dict[str, Any] = {
+        part: _changed(path, part, base.part(part), content[part]) for part in PARTS if part in content
+    }
+    settings = _suited(base, parts["parser"]) if "parser" in parts else base.settings
+    return replace(base, name=str(content.get("name", path.stem)), settings=settings, **parts)
+
+
+def _suited(base: Profile, parser: PartSpec) -> Settings:
+    """The base's settings; where the parser has another taxonomy, the face region is made of the classes of that."""
+    from s3pot_batch.stages.models.registry import taxonomy_of
+
+    taxonomy = taxonomy_of(parser)
+    if taxonomy == taxonomy_of(base.parser):
+        return base.settings
+    return changed(base.settings, {"references": {"face_classes": taxonomy.face}})
+
+
+def _changed(path: Path, part: str, spec: PartSpec, change: object) -> PartSpec:
+    if not isinstance(change, dict):
+        raise ConfigError(f"{path}: {part} is a section: write [{part}] with kind, weights, … below")
+    unknown = sorted(set(change) - {"kind", "weights", "sha256", "dtype", "options"})
+    if unknown:
+        raise ConfigError(f"{path}: unknown key {part}.{unknown[0]}; a part has kind, weights, sha256, dtype, options")
+    same_kind = change.get("kind", spec.kind) == spec.kind
+    options = (dict(spec.options) if same_kind else {}) | change.get("options", {})
+    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    return replace(spec, **{**change, "options": tuple(sorted(frozen.items()))})

@@ -1,12 +1,19 @@
-"""Real files for these tests."""
+"""Real files and outcomes for these tests."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-from manifests.files import write_items, write_parquet
-from manifests.plan import Plan
+from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome, write_outcomes
+from s3pot_batch.manifests.plan import Plan
+
+FACE = FaceOutcome(
+    row=4, bbox=(0.0, 1.0, 2.0, 3.0), score=0.5, landmarks=(1.0,) * 10, matrix=(1.0, 0.0, 0.5, 0.0, 1.0, 0.25),
+    parse_confidence=0.9, occlusion_ratio=0.1, predicted_iou=0.7,
+)  # fmt: skip
+"""A face with every figure known."""
 
 
 def manifest_file(folder: Path, **columns: object) -> Path:
@@ -15,9 +22,8 @@ def manifest_file(folder: Path, **columns: object) -> Path:
 
 
 def finish(run: Path, plan: Plan, shard: int, statuses: Sequence[str], fingerprint: str = "f") -> None:
-    """Write a shard's items as a stage would."""
-    rows = [
-        {"index": item.index, "image_id": item.image_id, "status": status}
-        for item, status in zip(plan.shard(shard), statuses, strict=True)
+    """Write a shard's outcomes as a stage would."""
+    outcomes = [
+        Outcome(item.index, item.image_id, status) for item, status in zip(plan.shard(shard), statuses, strict=True)
     ]
-    write_items(run, "segments", shard, rows, fingerprint)
+    write_outcomes(run, "segments", shard, outcomes, fingerprint)

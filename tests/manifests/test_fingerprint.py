@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from manifests.fingerprint import difference, fingerprint
+from s3pot_batch.manifests.fingerprint import difference, fingerprint
 
 
 def test_order_does_not_matter_and_values_do() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.errors import ManifestError
-from manifests.files import read_manifest
-from manifests.index import build_manifest
+from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.index import build_manifest
+from s3pot_batch.manifests.manifest import read_manifest
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -1,12 +1,14 @@
+import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.errors import ManifestError
-from manifests.files import read_manifest
-from manifests.plan import make_plan, read_plan, settle_plan
+from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.manifest import Manifest, read_manifest
+from s3pot_batch.manifests.plan import Plan, make_plan, read_plan, settle_plan, write_plan
 from tests.manifests.tables import manifest_file
 
 
@@ -18,11 +20,13 @@ def test_every_photo_is_in_one_shard_with_rows_of_its_own(
     plan = make_plan(read_manifest(path), shard_size=shard_size, max_faces=max_faces)
     shards = [plan.shard(k) for k in range(plan.shards)]
     items = [item for shard in shards for item in shard]
-    assert items == list(plan.items)
+    assert len(items) == plan.photos == photos
     assert [item.index for item in items] == list(range(photos))
     assert [item.row for item in items] == list(range(0, plan.rows, max_faces))
     assert [{item.shard for item in shard} for shard in shards] == [{k} for k in range(plan.shards)]
     assert all(len(shard) == shard_size for shard in shards[:-1])
+    assert [plan.shard_photos(k) for k in range(plan.shards)] == [len(shard) for shard in shards]
+    assert [plan.image_ids(k) for k in range(plan.shards)] == [[item.image_id for item in shard] for shard in shards]
 
 
 def test_the_written_plan_stays_even_with_another_shard_size(tmp_path: Path) -> None:
@@ -64,3 +68,39 @@ def test_a_run_without_or_with_a_damaged_plan_is_named(tmp_path: Path) -> None:
     (tmp_path / "plan.parquet").write_bytes(b"PAR1")
     with pytest.raises(ManifestError, match=r"plan\.parquet: not a Parquet file"):
         read_plan(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def plans() -> tuple[Plan, Plan]:
+    """Of the same photos, 1,000 and 100,000."""
+    few, many = (
+        Manifest(
+            Path("in.parquet"), pa.table({}), tuple(f"/photos/{n}.jpg" for n in range(photos)),
+            tuple(f"{n}" for n in range(photos)), tuple((0.0, 0.0, 1.0 + n, 1.0) for n in range(photos)),
+            (None,) * photos, "digest",
+        ) for photos in (1_000, 100_000)
+    )  # fmt: skip
+    return make_plan(few, shard_size=16, max_faces=4), make_plan(many, shard_size=16, max_faces=4)
+
+
+def test_a_shard_is_the_same_in_a_long_plan(plans: tuple[Plan, Plan], tmp_path: Path) -> None:
+    few, many = plans
+    assert (few.photos, few.shards, many.photos, many.shards) == (1_000, 63, 100_000, 6_250)
+    for shard in (0, 7, 61):
+        assert few.shard(shard) == many.shard(shard)
+        assert few.image_ids(shard) == many.image_ids(shard)
+    assert len(few.shard(62)) == few.shard_photos(62) == 1_000 - 62 * 16
+    write_plan(many, tmp_path)
+    assert read_plan(tmp_path).shard(6_000) == many.shard(6_000)
+
+
+def test_a_shard_of_a_long_plan_makes_no_objects_of_other_photos(plans: tuple[Plan, Plan], tmp_path: Path) -> None:
+    write_plan(plans[1], tmp_path)
+    peaks = []
+    for plan in (*plans, read_plan(tmp_path)):
+        plan.shard(3)  # what pyarrow imports at first
+        tracemalloc.start()
+        plan.shard(3)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 1.5 * peaks[0] < 100_000  # bytes; 100,000 photos as objects take tens of millions

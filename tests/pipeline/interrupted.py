@@ -4,18 +4,18 @@ import signal
 import sys
 from pathlib import Path
 
-from pipeline.cli import _clear_errors
-from pipeline.runner import run_serial
+from s3pot_batch.pipeline.cli.common import clear_errors
+from s3pot_batch.pipeline.runner import run_serial
 from tests.pipeline import toy_stage
 from tests.pipeline.test_running import CONTEXT, PLACES, tasks
 
 
 def main(run: Path, how: str) -> None:
-    with _clear_errors():
+    with clear_errors():
         if how == "serial":
             run_serial(toy_stage.waits, tasks(run), CONTEXT, print)
         else:
-            from pipeline.scheduling import run_dask
+            from s3pot_batch.pipeline.scheduling import run_dask
 
             run_dask(toy_stage.waits, tasks(run), CONTEXT, print, places=PLACES)
 

@@ -1,12 +1,11 @@
 import tomllib
-from dataclasses import replace
 
 import pytest
 
-from pipeline.config import Config, check_run, resolve, write_run
-from stages.errors import ConfigError
-from stages.models.profiles import PartSpec, Profile
-from stages.settings import Settings
+from s3pot_batch.pipeline.config import Config, check_run, resolve, write_run
+from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.models.profiles import PartSpec, Profile, find_profile
+from s3pot_batch.stages.settings import Settings
 
 
 @pytest.fixture
@@ -16,12 +15,11 @@ def config(tmp_path) -> Config:
     for part in ("detector", "parser", "inpainter", "segmenter", "adapter"):
         (tmp_path / part).write_text(part)
         specs.append(PartSpec(part, str(tmp_path / part), options=(("size", 128), ("deep", True))))
-    return Config("tiny", Profile("tiny", *specs), Settings())
+    return Config("tiny", Profile("tiny", specs[0], specs[1], specs[2], specs[3], specs[4]), Settings())
 
 
 def with_settings(config: Config, section: str, **changes: object) -> Config:
-    changed = replace(getattr(config.settings, section), **changes)
-    return replace(config, settings=replace(config.settings, **{section: changed}))
+    return config.with_settings({section: changes})
 
 
 def written(tmp_path, text: str):
@@ -43,23 +41,51 @@ def test_file_over_defaults_and_command_line_over_both(tmp_path):
     [
         ("sed = 1", "unknown key sed; known are profile, seed, faces"),
         ("[references]\nstep = 1", r"unknown key references.step; known are .*steps"),
-        ("[references]\nsteps = 0", r"references.steps = 0: must be 1 or more"),
-        ("[references]\nsteps = 2.5", r"references.steps = 2.5 is not of type int"),
-        ("[references]\nstrength = 1.5", "must be from 0 to 1"),
-        ("[references]\nstrength = nan", "must be from 0 to 1"),
-        ("[references]\npasses = 3", "choose one of 1, 2"),
-        ("[references]\npasses = true", "choose one of 1, 2"),
-        ("[segments]\ntarget = 'hand'", "choose one of 'face', 'occlusion'"),
-        ("[references]\nface_classes = 'face'", "is not a list of text"),
-        ("faces = 3", r"write \[faces\]"),
-        ("seed = -1", "not a whole number"),
+        ("[references]\nsteps = 0", "references.steps = 0: should be greater than or equal to 1"),
+        ("[references]\nsteps = 2.5", "references.steps = 2.5: should be a valid integer"),
+        ("[references]\nstrength = 1.5", "references.strength = 1.5: should be less than or equal to 1"),
+        ("[references]\nstrength = -0.5", "references.strength = -0.5: should be greater than or equal to 0"),
+        ("[references]\nstrength = nan", "references.strength = nan: should be a finite number"),
+        ("[references]\nguidance_scale = inf", "references.guidance_scale = inf: should be a finite number"),
+        ("[references]\nstrength = true", "references.strength = True: should be a valid number"),
+        ("[references]\npasses = 3", "references.passes = 3: should be less than or equal to 2"),
+        ("[references]\npasses = true", "references.passes = True: should be a valid integer"),
+        ("[segments]\nenhance = 1", "segments.enhance = 1: should be a valid boolean"),
+        ("[segments]\ntarget = 'hand'", "segments.target = 'hand': should be 'face', 'occlusion' or 'both'"),
+        ("[references]\nface_classes = 'face'", "references.face_classes = 'face': should be a valid tuple"),
+        ("[references]\nface_classes = [1]", "references.face_classes.0 = 1: should be a valid string"),
+        ("[references]\nface_classes = []", r"references.face_classes = \[\]: .*at least 1 item"),
+        ("[references]\nface_classes = ['typo']", "references.face_classes: there is no typo; choose from .*nose"),
+        ("[training]\nobjectives = ['typo']", "training.objectives: there is no typo; choose from .*face_hinge"),
+        ("faces = 3", r"faces is a section: write \[faces\]"),
+        ("seed = -1", "seed = -1: should be greater than or equal to 0"),
+        ("seed = 1.5", "seed = 1.5: should be a valid integer"),
+        ("seed = true", "seed = True: should be a valid integer"),
         ("seed = ", "cannot be read as TOML"),
         ("profile = 'nobody'", "no profile nobody"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, message):
-    with pytest.raises(ConfigError, match=message):
-        resolve(file=written(tmp_path, text))
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=message) as refused:
+        resolve(file=path)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith((f"{path}: ", "no profile"))
+
+
+@pytest.mark.parametrize("name", ["face", "nose", "llip"])
+def test_whole_numbers_are_numbers_and_lists_are_names(tmp_path, name):
+    config = resolve(file=written(tmp_path, f"[references]\nstrength = 1\nface_classes = ['{name}']\n"))
+    assert repr(config.settings.references.strength) == "1.0"
+    assert config.settings.references.face_classes == (name,)
+
+
+def test_a_setting_that_nobody_gave_is_the_profiles_own(tmp_path):
+    config = resolve(file=written(tmp_path, "[faces]\nmax_faces = 2\n"))
+    profile = find_profile("embedded")
+    assert config.settings == profile.settings.model_copy(
+        update={"faces": profile.settings.faces.model_copy(update={"max_faces": 2})}
+    )
 
 
 def test_each_stage_has_its_own_fingerprint(config):
@@ -67,7 +93,7 @@ def test_each_stage_has_its_own_fingerprint(config):
     assert other.fingerprint("references") == config.fingerprint("references")
     assert other.fingerprint("train") == config.fingerprint("train")
     assert other.fingerprint("segments") != config.fingerprint("segments")
-    seeded = replace(config, settings=replace(config.settings, seed=1))
+    seeded = config.with_settings({"seed": 1})
     assert all(seeded.fingerprint(stage) != config.fingerprint(stage) for stage in ("references", "train", "segments"))
 
 

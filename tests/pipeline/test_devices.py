@@ -1,10 +1,12 @@
+from typing import Any
+
 import pytest
 
-from pipeline.devices import Place, placement, resolve
-from stages.errors import ConfigError
+from s3pot_batch.pipeline.devices import Place, placement, resolve
+from s3pot_batch.stages.errors import ConfigError
 
-NO_GPU = {"gpus": (), "cores": 8}
-FOUR_GPUS = {"gpus": ("0", "1", "5", "GPU-7"), "cores": 8}
+NO_GPU: dict[str, Any] = {"gpus": (), "cores": 8}
+FOUR_GPUS: dict[str, Any] = {"gpus": ("0", "1", "5", "GPU-7"), "cores": 8}
 
 
 def environments(places: tuple[Place, ...], name: str) -> list[str]:

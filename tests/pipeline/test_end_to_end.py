@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -15,10 +17,18 @@ import skimage.data
 import xarray
 from PIL import Image
 
-from stages.evaluation.demo import build, load_portrait
-from stages.images import decode_rle
+from examples.demo_photos import build, load_portrait
+from s3pot_batch.stages.images import decode_rle
 
 SCRIPT = Path(sys.executable).with_name("s3pot-batch")
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell, it is ignored from birth
+from s3pot_batch.pipeline.cli import main
+main()
+"""
+SERIAL = ("--run", "serial", "--workers", 0, "--shard-size", 3, "--batch-size", 1)
+"""The other way to do it; the test that interrupts it comes first, and it goes on from there."""
 
 
 def command(*words, cwd):
@@ -87,9 +97,31 @@ def test_a_photo_of_two_has_two_faces(run):
     assert len(answer["two.jpg"]["faces"]) == 2
 
 
-def test_workers_shards_and_batches_change_nothing(run, photos):
-    other = ("--run", "serial", "--workers", 0, "--shard-size", 3, "--batch-size", 1)
-    assert command("segment", "--manifest", "in.parquet", *other, cwd=photos).returncode == 1
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(photos):
+    words = ("segment", "--manifest", "in.parquet", *SERIAL)
+    program = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, *map(str, words)], cwd=photos, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+    items, deadline = photos / "serial" / "items", time.monotonic() + 300
+    while not list(items.rglob("*.parquet")):
+        assert program.poll() is None, program.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(program.pid, signal.SIGINT)
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert errors.strip().splitlines()[-1] == "Interrupted; run the same command again to go on."
+    assert "Traceback" not in errors
+    before = {path: path.stat().st_mtime_ns for path in items.rglob("*.parquet")}
+    assert 0 < len(before) < 6, "it was too fast to be interrupted"
+    assert not (photos / "serial" / "segments.parquet").exists()
+    assert command(*words, cwd=photos).returncode == 1
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_workers_shards_batches_and_interruptions_change_nothing(run, photos):
+    assert command("segment", "--manifest", "in.parquet", *SERIAL, cwd=photos).returncode == 1
     first, second = (pq.read_table(photos / name / "segments.parquet") for name in ("run", "serial"))
     for column in ("status", "occlusion", "face_region", "faces"):
         assert first[column].to_pylist() == second[column].to_pylist(), column

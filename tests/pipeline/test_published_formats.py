@@ -19,21 +19,27 @@ from PIL import Image
 from segment_anything import sam_model_registry
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from manifests.files import read_items, write_parquet
-from pipeline import job
-from pipeline.ablation import VARIANTS
-from pipeline.evaluation import EvaluationOptions, run_evaluation
-from pipeline.job import Options, open_job
-from stages.errors import ConfigError
-from stages.evaluation.baselines import BASELINES
-from stages.models.catalog import PAPER, load, profile, pull, verify
-from stages.models.profiles import PartSpec
-from stages.models.sam import build_vit_sam
-from stages.seeds import generator
-from stages.segmentation.checkpoint import save_adapter
-from stages.segmentation.selection import PromptSelector
-from stages.settings import ReferenceSettings
+from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.manifests.outcomes import read_outcomes
+from s3pot_batch.pipeline.evaluation.ablation import VARIANTS
+from s3pot_batch.pipeline.evaluation.run import run_evaluation
+from s3pot_batch.pipeline.job import open_job, work
+from s3pot_batch.pipeline.options import EvaluationOptions, Options
+from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.method.seeds import generator
+from s3pot_batch.stages.models.adapters.attention import AttentionAdapter, save
+from s3pot_batch.stages.models.downloads import pull, verify
+from s3pot_batch.stages.models.inpainters.controlnet import ControlNetInpainter
+from s3pot_batch.stages.models.profiles import PAPER, PartSpec, find_profile
+from s3pot_batch.stages.models.protocols import Inpainting, TokenShape
+from s3pot_batch.stages.models.registry import DETECTORS, INPAINTERS, PARSERS, SEGMENTERS, taxonomy_of, token_shape
+from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
+from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
+from s3pot_batch.stages.models.taxonomy import CELEBM
+from s3pot_batch.stages.settings import ReferenceSettings
 from tests.stages.conftest import TINY
+
+BASELINES = ["parser alone", "SAM, face box", "SAM, best points", "contrast + GrabCut"]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,7 @@ def weights(tmp_path_factory):
     write_farl(folder / "farl_jit.pt")
     write_stable_diffusion(folder / "sd15-inpaint-controlnet")
     torch.save(build_vit_sam(**TINY).state_dict(), folder / "sam_vit.pth")
-    save_adapter(folder / "adapter", PromptSelector(TINY["out_chans"]), {}, "card")
+    save(folder / "adapter", AttentionAdapter(TINY["out_chans"]), {}, "card")
     return folder
 
 
@@ -134,10 +140,10 @@ def test_the_whole_pipeline_runs_on_the_published_formats(paper, tmp_path):
     config = tmp_path / "config.toml"
     config.write_text("[faces]\nframe = 64\n[references]\nsteps = 2\n")
     options = Options(tmp_path / "in.parquet", tmp_path / "run", str(paper), config, device="cpu", workers=0)
-    summary = job.segment(open_job(options, "references", "segments"))
+    summary = work(open_job(options, "segments"))
     assert (summary.ok, summary.failed) == (1, 0), summary.text()
-    [row] = read_items(tmp_path / "run", "segments", 0).to_pylist()
-    assert row["occlusion"]["size"] == [160, 128]
+    [outcome] = read_outcomes(tmp_path / "run", "segments", 0)
+    assert outcome.occlusion["size"] == [160, 128]
 
 
 def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
@@ -154,7 +160,7 @@ def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
     config = tmp_path / "config.toml"
     config.write_text("[faces]\nframe = 64\n[references]\nsteps = 1\n[training]\nepochs = 1\n")
     options = Options(manifest, run, str(paper), config, device="cpu", workers=0)
-    job.segment(open_job(options, "references", "segments"))
+    work(open_job(options, "segments"))
     result, plots = run_evaluation(EvaluationOptions(manifest, run, baselines=True, ablate=True, workers=0))
     methods = [entry["method"] for entry in result.summary if entry["photos"] == "all"]
     same = {
@@ -164,6 +170,7 @@ def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
         "decoded face",
         "edges of the decoder",
         "one pass",
+        "not per image",
     }  # the paper's settings are these
     expected = ["S3POT", *(v.name for v in VARIANTS if v.name not in same), *BASELINES]
     assert methods == expected
@@ -176,17 +183,19 @@ def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
 
 
 def test_the_detector_reads_facers_release(weights):
-    detector = load(PartSpec("retinaface", str(weights / "mobilenet0.25_Final.pth")), "cpu")
+    detector = DETECTORS.load(PartSpec("retinaface", str(weights / "mobilenet0.25_Final.pth")), "cpu")
     faces = detector.detect(photo(), 0.0)
     assert all(len(face.bbox) == 4 and face.landmarks.shape == (5, 2) for face in faces)
     assert [face.score for face in faces] == sorted((face.score for face in faces), reverse=True)
 
 
 def test_the_parser_reads_farls_release(weights):
-    parser = load(PartSpec("facer", str(weights / "farl_jit.pt")), "cpu")
+    spec = PartSpec("facer", str(weights / "farl_jit.pt"))
+    parser = PARSERS.load(spec, "cpu")
+    assert parser.taxonomy is taxonomy_of(spec)
     points = np.array([[22, 30], [42, 30], [32, 42], [25, 52], [39, 52]], float)
     found = parser.parse(photo()[None, :64, :64], points[None])
-    assert found.shape == (1, 19, 64, 64)
+    assert found.shape == (1, 19, 64, 64) == (1, len(parser.taxonomy.classes), 64, 64)
     inside = found[0, :, 20:50, 20:44].sum(0)
     np.testing.assert_allclose(inside, 1, atol=1e-4)
 
@@ -194,12 +203,13 @@ def test_the_parser_reads_farls_release(weights):
 def test_the_inpainter_reads_stable_diffusion_with_text(weights):
     spec = PartSpec("controlnet", str(weights / "sd15-inpaint-controlnet"), dtype="float32",
                     options=(("six_channels", False), ("size", 64)))  # fmt: skip
-    inpainter = load(spec, "cpu")
+    inpainter = INPAINTERS.load(spec, "cpu")
+    assert isinstance(inpainter, ControlNetInpainter)
     assert inpainter.pipeline.text_encoder is not None
     frames, holes = photo()[None, :64, :64], np.zeros((1, 64, 64), bool)
     holes[:, 20:40, 20:40] = True
-    found = inpainter.inpaint(frames, np.ones((1, 64, 64), np.uint8), holes, hide=False,
-                              settings=ReferenceSettings(steps=2), generators=[generator(0)])  # fmt: skip
+    asked = Inpainting(frames, np.ones((1, 64, 64), np.uint8), holes, hide=False, taxonomy=CELEBM)
+    found = inpainter.inpaint(asked, ReferenceSettings(steps=2), [generator(0)])
     assert np.array_equal(found[~holes], frames[~holes])
     assert not np.array_equal(found[holes], frames[holes])
 
@@ -214,16 +224,19 @@ def test_sam_has_the_published_checkpoints_names_and_shapes(size):
 def test_a_missing_file_is_named_and_pull_does_not_ask_offline(tmp_path):
     text = f'base = "paper"\n[segmenter]\nweights = "{tmp_path}/sam_vit_h_4b8939.pth"\n'
     (tmp_path / "p.toml").write_text(text)
-    mine = profile(str(tmp_path / "p.toml"))
+    mine = find_profile(str(tmp_path / "p.toml"))
     assert any("sam_vit_h_4b8939.pth" in problem for problem in verify(mine))
     with pytest.raises(ConfigError, match="offline"):
         pull(mine, offline=True)
     with pytest.raises(ConfigError, match="models pull"):
-        load(mine.segmenter, "cpu")
+        SEGMENTERS.load(mine.segmenter, "cpu")
 
 
 def test_a_file_that_does_not_fit_is_named(weights):
     spec = PartSpec("sam_vit", str(weights / "sam_vit.pth"), options=(*TINY.items(), ("size", "")))
-    assert load(spec, "cpu").image_encoder.img_size == TINY["img_size"]
+    segmenter = SEGMENTERS.load(spec, "cpu")
+    assert isinstance(segmenter, SamSegmenter)
+    assert segmenter.sam.image_encoder.img_size == TINY["img_size"]
+    assert segmenter.shape == token_shape(spec) == TokenShape(TINY["out_chans"], 8)
     with pytest.raises(ConfigError, match="does not fit"):
-        load(PartSpec("sam_vit", str(weights / "sam_vit.pth"), options=PAPER.segmenter.options), "cpu")
+        SEGMENTERS.load(PartSpec("sam_vit", str(weights / "sam_vit.pth"), options=PAPER.segmenter.options), "cpu")

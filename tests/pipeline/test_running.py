@@ -1,30 +1,44 @@
 """Serial and Dask runners have one contract: every test of the class below holds for both."""
 
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.devices import Place
-from pipeline.runner import run_serial
-from pipeline.scheduling import run_dask
-from stages.base import RunShard, ShardReport, ShardTask, StageContext
-from stages.errors import ConfigError
-from stages.models.profiles import PartSpec, Profile
-from stages.settings import Settings
+from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.manifests.manifest import read_manifest
+from s3pot_batch.manifests.plan import Plan, make_plan
+from s3pot_batch.pipeline.devices import Place
+from s3pot_batch.pipeline.job import Tasks
+from s3pot_batch.pipeline.runner import run_serial
+from s3pot_batch.pipeline.scheduling import run_dask
+from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageContext, stage_named
+from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.models.profiles import PartSpec, Profile
+from s3pot_batch.stages.settings import Settings
 from tests.pipeline import toy_stage
 
-PROFILE = Profile("toy", *(PartSpec("toy") for _ in range(5)))
-CONTEXT = StageContext(PROFILE, Settings(), fingerprint="f", device="cpu", batch_size=8)
+TOY = PartSpec("toy")
+PROFILE = Profile("toy", TOY, TOY, TOY, TOY, TOY)
+CONTEXT = StageContext(Path(), PROFILE, Settings(), fingerprint="f", device="cpu", batch_size=8)
 PLACES = tuple(Place("cpu", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "1"))) for card in ("", ""))
 
-Runner = Callable[[RunShard, list[ShardTask], StageContext, Callable[[ShardReport], None]], list[ShardReport]]
+Runner = Callable[[RunShard, Sequence[ShardTask], StageContext, Callable[[ShardReport], None]], list[ShardReport]]
 
 
 def tasks(run: Path, count: int = 3) -> list[ShardTask]:
     return [ShardTask("toy", run, shard) for shard in range(count)]
+
+
+@pytest.fixture
+def plan(tmp_path) -> Plan:
+    """Seven photos in shards of two."""
+    write_parquet(pa.table({"image": [f"{n}.jpg" for n in range(7)]}), tmp_path / "in.parquet")
+    return make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=2, max_faces=1)
 
 
 class RunnerContract:
@@ -66,6 +80,22 @@ class RunnerContract:
         reports = self.run(toy_stage.tells_torch_threads, tasks(tmp_path), CONTEXT, lambda _: None)
         assert [report.items for report in reports] == [1, 1, 1]
 
+    def test_a_task_brings_its_photos_and_is_made_when_there_is_room_for_it(self, tmp_path, plan, monkeypatch):
+        asked, done, whole = [], [], Plan.shard
+        monkeypatch.setattr(Plan, "shard", lambda self, number: (asked.append(number), whole(self, number))[1])
+        planned = Tasks(stage_named("references"), tmp_path, plan, range(4))
+        assert len(planned) == 4
+
+        def on_report(report):
+            done.append(report)
+            assert len(asked) < len(done) + len(PLACES)
+
+        assert asked == []
+        reports = self.run(toy_stage.tells_photos, planned, CONTEXT, on_report)
+        assert asked == [0, 1, 2, 3]
+        assert len(done) == 4
+        assert [report.error for report in reports] == ["0 1", "2 3", "4 5", "6"]
+
     def test_a_wrong_configuration_stops_everything(self, tmp_path):
         with pytest.raises(ConfigError, match="the weights are missing"):
             self.run(toy_stage.misconfigured, tasks(tmp_path), CONTEXT, lambda _: None)
@@ -73,6 +103,16 @@ class RunnerContract:
 
 class TestSerial(RunnerContract):
     run = staticmethod(run_serial)
+
+    @pytest.mark.parametrize(
+        ("stage", "traced"),
+        [(toy_stage.second_fails, False), (toy_stage.second_lacks_a_file, False), (toy_stage.second_breaks, True)],
+    )
+    def test_only_what_nobody_expected_is_logged_with_a_traceback(self, tmp_path, caplog, stage, traced):
+        self.run(stage, tasks(tmp_path), CONTEXT, lambda _: None)
+        (record,) = caplog.records  # of one shard: the others went on in silence
+        assert record.getMessage().startswith("toy, shard 1: ")
+        assert bool(record.exc_info) == traced
 
 
 class TestDask(RunnerContract):
@@ -85,20 +125,21 @@ class TestDask(RunnerContract):
         assert [report.ok for report in reports] == [2, 0, 2, 2]
         assert reports[1].error.startswith("KilledWorker: ")
 
-    def test_each_worker_has_its_own_card_and_threads(self, tmp_path):
+    def test_each_worker_has_its_own_card_and_threads_and_leaves_ctrl_c_to_this_process(self, tmp_path):
         places = [Place("cuda:0", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "3"))) for card in ("4", "7")]
         reports = run_dask(toy_stage.tells_environment, tasks(tmp_path, 12), CONTEXT, lambda _: None, places=places)
-        assert {report.error for report in reports} == {"4 3", "7 3"}
+        assert {report.error for report in reports} == {"4 3 SIGINT", "7 3 SIGINT"}
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     def test_an_absent_scheduler_is_a_configuration_error(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("pipeline.scheduling.CONNECT_SECONDS", 1)
+        monkeypatch.setattr("s3pot_batch.pipeline.scheduling.CONNECT_SECONDS", 1)
         started = time.monotonic()
         with pytest.raises(ConfigError, match="no Dask scheduler answers"):
             run_dask(toy_stage.works, tasks(tmp_path), CONTEXT, print, address="tcp://127.0.0.1:9")
         assert time.monotonic() - started < 20
 
     def test_a_running_scheduler_is_used(self, tmp_path):
-        from pipeline.scheduling import _local_cluster
+        from s3pot_batch.pipeline.scheduling import _local_cluster
 
         with _local_cluster(PLACES) as cluster:
             reports = run_dask(

@@ -4,8 +4,9 @@ import os
 import signal
 import time
 
-from stages.base import ShardReport, ShardTask, StageContext
-from stages.errors import ConfigError, RetryableError, ShardError
+from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.stages.base import ShardReport, ShardTask, StageContext
+from s3pot_batch.stages.errors import ConfigError, RetryableError, ShardError
 
 
 def report(task: ShardTask, items: int = 2) -> ShardReport:
@@ -17,9 +18,19 @@ def works(task: ShardTask, context: StageContext) -> ShardReport:
     return report(task)
 
 
+def tells_photos(task: ShardTask, context: StageContext) -> ShardReport:
+    return ShardReport(task.stage, task.shard, error=" ".join(item.image_id for item in task.items))
+
+
 def second_fails(task: ShardTask, context: StageContext) -> ShardReport:
     if task.shard == 1:
         raise ShardError("the array is gone")
+    return report(task)
+
+
+def second_lacks_a_file(task: ShardTask, context: StageContext) -> ShardReport:
+    if task.shard == 1:
+        raise ManifestError("shard 1 of references is not finished")
     return report(task)
 
 
@@ -64,5 +75,6 @@ def tells_torch_threads(task: ShardTask, context: StageContext) -> ShardReport:
 
 
 def tells_environment(task: ShardTask, context: StageContext) -> ShardReport:
-    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
-    return ShardReport(task.stage, task.shard, error=" ".join(os.environ.get(name, "?") for name in names))
+    values = [os.environ.get(name, "?") for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")]
+    blocked = [blocked.name for blocked in map(signal.Signals, signal.pthread_sigmask(signal.SIG_BLOCK, ()))]
+    return ShardReport(task.stage, task.shard, error=" ".join([*values, *blocked]))

@@ -1,41 +1,61 @@
-"""A tiny segmenter of the package's own classes, and pairs to prompt it with."""
+"""A tiny segmenter of the package's own classes, pairs to prompt it with, and a run of three photos."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from manifests.files import write_items
-from manifests.plan import Plan, PlannedItem, read_plan, write_plan
-from stages import store
-from stages.base import ShardTask, StageContext
-from stages.models.profiles import PartSpec, Profile
-from stages.models.sam import build_vit_sam, encode
-from stages.segmentation import tokens as token_cache
-from stages.segmentation.network import S3POT
-from stages.segmentation.selection import PromptSelector
-from stages.settings import FaceSettings, Settings, TrainingSettings
+from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome, write_outcomes
+from s3pot_batch.manifests.plan import Plan, read_plan, write_plan
+from s3pot_batch.manifests.schema import PLAN
+from s3pot_batch.stages import references, store
+from s3pot_batch.stages.base import ShardTask, StageContext, run_task, stage_named
+from s3pot_batch.stages.method.network import S3POT
+from s3pot_batch.stages.method.pairs import Pair
+from s3pot_batch.stages.models.adapters import attention
+from s3pot_batch.stages.models.adapters.attention import AttentionAdapter
+from s3pot_batch.stages.models.profiles import PartSpec, Profile
+from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
+from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
+from s3pot_batch.stages.settings import FaceSettings, Settings, TrainingSettings, changed
 
 TRAINING = TrainingSettings(epochs=6, batch=3, learning_rate=1e-2)
 
-TINY = {"embed_dim": 32, "depth": 1, "num_heads": 4, "img_size": 64, "patch_size": 8, "out_chans": 32}
+TINY: dict[str, Any] = {"embed_dim": 32, "depth": 1, "num_heads": 4, "img_size": 64, "patch_size": 8, "out_chans": 32}
 """8×8 tokens of 32 channels from 64 px; the channel count is not 3, so a reshape by it cannot pass unseen."""
+
+FRAME = 64
+LOOKING = (24.0, 24.0, 40.0, 24.0, 32.0, 34.0, 26.0, 44.0, 38.0, 44.0)
+"""Landmarks of a face in a frame of 64 px."""
 
 
 @pytest.fixture
 def sam():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return build_vit_sam(**TINY).eval()
+        return build_vit_sam(**TINY)
 
 
 @pytest.fixture
-def network(sam):
+def segmenter(sam):
+    return SamSegmenter(sam)
+
+
+@pytest.fixture
+def network(segmenter):
+    return fresh_network(segmenter)
+
+
+def fresh_network(segmenter, settings=None):
+    """The segmenter with an adapter of the same random weights every time."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return S3POT(sam, PromptSelector(32))
+        adapter = AttentionAdapter(segmenter.shape.channels)
+    return S3POT(segmenter, adapter, settings) if settings else S3POT(segmenter, adapter)
 
 
 @pytest.fixture
@@ -55,46 +75,114 @@ def pictures():
 
 
 @pytest.fixture
-def tokens(sam, pictures):
-    return encode(sam, pictures)
+def face_pair(pictures, region):
+    """The same as the method takes them."""
+    raw, reference = pictures.numpy()
+    return Pair(raw, reference, region.numpy())
+
+
+@pytest.fixture
+def tokens(segmenter, pictures):
+    return segmenter.encode(pictures)
 
 
 @pytest.fixture
 def run(tmp_path, sam, pictures, region):
-    """A run of three photos with stage one done: two faces, and a photo without one. And its context."""
-    plan = Plan(tuple(PlannedItem(n, f"p{n}", "", None, None, 0, n) for n in range(3)), 3, 1, "digest")
-    run, frame = tmp_path / "run", 64
-    write_plan(plan, run)
-    store.create(run, "references.zarr", plan, frame)
-    raw, reference = (np.stack([p, p, 0 * p]) for p in pictures.numpy())
-    inside = np.stack([region, np.zeros_like(region), np.zeros_like(region)]).astype(np.uint8)
-    store.write_shard(run, "references.zarr", plan, 0,
-                      {"raw": raw, "reference": reference, "parsing": inside, "region": inside})  # fmt: skip
-    rows = [{"index": n, "image_id": f"p{n}", "status": "ok" if n < 2 else "no_face",
-             "faces": [{"row": n}] if n < 2 else []} for n in range(3)]  # fmt: skip
-    write_items(run, "references", 0, rows, "references")
-    weights = tmp_path / "sam.safetensors"
-    save_file(sam.state_dict(), weights)
-    segmenter = PartSpec("sam_vit", str(weights), options=tuple(TINY.items()))
-    empty = PartSpec("none")
-    settings = Settings(faces=FaceSettings(frame=frame, max_faces=1), training=TRAINING)
-    context = StageContext(Profile("tiny", empty, empty, empty, segmenter, empty), settings, "fingerprint")
-    return run, context
+    """A run of three photos with stage one done: two faces, of which the second has no region, and none. Its context.
+
+    The photos are 64 px as the frame is, and aligned as they are.
+    """
+    folder = tmp_path / "run"
+    photos = [{"index": n, "image_id": f"p{n}", "image": f"/p{n}.png", "shard": 0, "row": n} for n in range(3)]
+    plan = Plan(pa.Table.from_pylist(photos, PLAN), 3, 1, "digest")
+    write_plan(plan, folder)
+    save_file(sam.state_dict(), tmp_path / "sam.safetensors")
+    attention.save(tmp_path / "adapter", fresh_network(SamSegmenter(sam)).adapter, {}, "card")
+    empty, parser = PartSpec("none"), PartSpec("facer")  # of the parser, only its classes are asked for
+    segmenter = PartSpec("sam_vit", str(tmp_path / "sam.safetensors"), options=tuple(TINY.items()))
+    profile = Profile("tiny", empty, parser, empty, segmenter, PartSpec("attention", str(tmp_path / "adapter")))
+    settings = Settings(faces=FaceSettings(frame=FRAME, max_faces=1), training=TRAINING)
+    context = StageContext(folder, profile, settings, "fingerprint")
+
+    store.create(folder / "references.zarr", plan, references.arrays(context))
+    raw, reference = pictures.numpy()
+    inside = region.numpy()
+    values = {
+        row: {"raw": raw, "reference": reference, "parsing": inside.astype(np.uint8), "region": inside}
+        for row, inside in enumerate((inside, np.zeros_like(inside)))
+    }
+    store.write_rows(folder / "references.zarr", references.arrays(context), range(3), values)
+    box, matrix = (12.0, 6.0, 52.0, 58.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    outcomes = [
+        Outcome(n, f"p{n}", "ok", height=64, width=64, faces=(FaceOutcome(n, box, 0.9, LOOKING, matrix, 0.8),))
+        for n in range(2)
+    ]
+    outcomes.append(Outcome(2, "p2", "no_face", height=64, width=64))
+    write_outcomes(folder, "references", 0, outcomes, "references")
+    return folder, context
+
+
+PACKAGE = {
+    "METADATA": "Metadata-Version: 2.1\nName: toy-parts\nVersion: 1.0\n",
+    "entry_points.txt": """
+[s3pot_batch.segmenters]
+scored = tests.stages.models.scored
+exhausted = tests.stages.models.exhausted
+sam_small = tests.stages.models.scored
+lost = toy_parts.nowhere
+
+[s3pot_batch.parsers]
+two_classes = tests.stages.models.two_classes
+
+[s3pot_batch.objectives]
+softer_rejection = tests.stages.method.softer:softer_rejection
+face_hinge = tests.stages.method.softer:softer_rejection
+""",
+}
+
+
+@pytest.fixture
+def toy_parts(tmp_path, monkeypatch):
+    """Another package with parts of its own, as pip leaves it behind: what it says of itself lies on the path."""
+    said = tmp_path / "site-packages" / "toy_parts-1.0.dist-info"
+    said.mkdir(parents=True)
+    for name, text in PACKAGE.items():
+        (said / name).write_text(text)
+    monkeypatch.syspath_prepend(said.parent)
 
 
 @pytest.fixture
 def cached_run(run):
     """The same with its token cache."""
-    return cache_tokens(*run)
+    do("tokens", run[1])
+    return run
 
 
-def cache_tokens(run, context):
-    token_cache.prepare(run, read_plan(run), context)
-    token_cache.run_shard(ShardTask("tokens", run, 0), context)
-    return run, context
+def task_of(stage, context, shard=0):
+    """The task that a job would give to a worker, with its photos."""
+    whole = stage_named(stage).scope == "run"
+    return ShardTask(stage, context.run, shard, () if whole else read_plan(context.run).shard(shard))
+
+
+def prepare(stage, context):
+    """Create the stage's empty arrays, as a job does before any shard runs."""
+    found = stage_named(stage)
+    if found.store:
+        store.create(context.run / found.store, read_plan(context.run), found.module.arrays(context))
+
+
+def do(stage, context, shard=0):
+    """Run one task of a stage as a job would."""
+    prepare(stage, context)
+    return run_task(task_of(stage, context, shard), context)
+
+
+def with_segmenter(context, kind, **options):
+    """The context with another kind of segmenter, which reads the same weights."""
+    segmenter = replace(context.profile.segmenter, kind=kind, options=tuple({**TINY, **options}.items()))
+    return replace(context, profile=replace(context.profile, segmenter=segmenter))
 
 
 def with_settings(context, section, **changes):
     """The context with some settings changed."""
-    changed = replace(getattr(context.settings, section), **changes)
-    return replace(context, settings=replace(context.settings, **{section: changed}))
+    return replace(context, settings=changed(context.settings, {section: changes}))

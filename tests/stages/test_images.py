@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.errors import ItemError
-from stages.images import (
+from s3pot_batch.stages.errors import ItemError
+from s3pot_batch.stages.images import (
     ImageTooLarge,
     MissingFile,
     NotAnImage,

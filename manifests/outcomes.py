@@ -1,0 +1,137 @@
+"""Outcomes: what came of each photo in each stage, a Parquet file per finished shard."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.files import read_table, unreadable, write_parquet
+from s3pot_batch.manifests.schema import ITEM_SCHEMA, STATUSES
+
+Rle = Mapping[str, Any]
+"""A mask as COCO run-length encoding: ``size`` (height, width) and ``counts``."""
+
+
+@dataclass(frozen=True)
+class FaceOutcome:
+    """One face of a photo; figures that a stage does not know yet are ``None``."""
+
+    row: int
+    """Its Zarr row."""
+    bbox: tuple[float, ...]
+    """x0 y0 x1 y1 in photo pixels."""
+    score: float
+    landmarks: tuple[float, ...]
+    """x and y of five points in photo pixels."""
+    matrix: tuple[float, ...]
+    """2×3, photo → frame pixels, row by row."""
+    parse_confidence: float
+    occlusion_ratio: float | None = None
+    predicted_iou: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one photo."""
+
+    index: int
+    """Its row in the manifest."""
+    image_id: str
+    status: str
+    """One of ``STATUSES``."""
+    error_type: str | None = None
+    error: str | None = None
+    height: int | None = None
+    width: int | None = None
+    faces: tuple[FaceOutcome, ...] = ()
+    occlusion: Rle | None = None
+    face_region: Rle | None = None
+    occlusion_ratio: float | None = None
+    predicted_iou: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of a photo that was read."""
+        if self.height is None or self.width is None:
+            raise ValueError(f"{self.image_id} was not read: it has no shape")
+        return self.height, self.width
+
+    def status_alone(self, seconds: float) -> "Outcome":
+        """How the photo fared, for a stage that adds nothing else to say."""
+        return replace(Outcome(self.index, self.image_id, self.status, self.error_type, self.error), seconds=seconds)
+
+
+def items_path(run: Path, stage: str, shard: int) -> Path:
+    """Where the outcomes of one shard of one stage stand."""
+    return run / "items" / stage / f"{shard:05d}.parquet"
+
+
+def write_outcomes(run: Path, stage: str, shard: int, outcomes: Sequence[Outcome], fingerprint: str) -> None:
+    """Write a finished shard's outcomes; this file is the shard's completion marker and is written last.
+
+    Raises:
+        ValueError: a status is none of ``STATUSES``.
+    """
+    for outcome in outcomes:
+        if outcome.status not in STATUSES:
+            raise ValueError(f"{stage}, shard {shard}, photo {outcome.image_id}: unknown status {outcome.status!r}")
+    table = pa.Table.from_pylist([asdict(outcome) for outcome in outcomes], schema=ITEM_SCHEMA)
+    write_parquet(table, items_path(run, stage, shard), {"fingerprint": fingerprint, "stage": stage})
+
+
+def read_outcomes(run: Path, stage: str, shard: int) -> tuple[Outcome, ...]:
+    """The outcomes of a finished shard, in the manifest's order.
+
+    Raises:
+        ManifestError: there are none, or the file is damaged.
+    """
+    path = items_path(run, stage, shard)
+    if not path.exists():
+        raise ManifestError(f"{path}: shard {shard} of {stage} is not finished; run that stage first")
+    return tuple(_outcome(row) for row in read_table(path).to_pylist())
+
+
+def _outcome(row: dict[str, Any]) -> Outcome:
+    faces = tuple(FaceOutcome(**_with_tuples(face)) for face in row["faces"] or ())
+    return Outcome(**{**row, "faces": faces})
+
+
+def _with_tuples(face: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in face.items()}
+
+
+def shard_is_done(run: Path, stage: str, shard: int, fingerprint: str) -> bool:
+    """Whether the shard was finished with this fingerprint.
+
+    Raises:
+        ManifestError: it was finished with another one, or its file is damaged.
+    """
+    path = items_path(run, stage, shard)
+    if not path.exists():
+        return False
+    try:
+        found = (pq.read_schema(path).metadata or {}).get(b"fingerprint", b"").decode()
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+    if found != fingerprint:
+        raise ManifestError(
+            f"{path} was made with other settings ({found[:12]} ≠ {fingerprint[:12]}); use another --run"
+        )
+    return True
+
+
+def count_statuses(table: pa.Table) -> dict[str, int]:
+    """How many rows of an outcomes or answer table have which status."""
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(table["status"].combine_chunks()).to_pylist()}
+
+
+def shard_statuses(run: Path, stage: str, shard: int) -> dict[str, int] | None:
+    """How many photos of a shard have which status; ``None`` while it is not finished."""
+    path = items_path(run, stage, shard)
+    return count_statuses(pq.read_table(path, columns=["status"])) if path.exists() else None

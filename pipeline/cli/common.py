@@ -1,0 +1,76 @@
+"""What all commands do: options, output, errors, exit codes."""
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
+
+from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.stages.errors import S3potError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+WRONG_PATHS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+"""What says that a path was given that cannot be written: a file for a folder, a folder for a file."""
+
+Given = TypeVar("Given", bound="DataclassInstance")
+Own = ParamSpec("Own")
+
+
+def takes(
+    options: type[Given], *, without: Collection[str] = ()
+) -> Callable[[Callable[Concatenate[Given, Own], None]], Callable[..., None]]:
+    """Let a command's first parameter be a dataclass whose fields become options, before the command's own.
+
+    Args:
+        options: the dataclass; its fields are annotated as typer's options.
+        without: fields that this command leaves at their defaults.
+    """
+    hints = get_type_hints(options, include_extras=True)
+    shown = [field for field in fields(options) if field.name not in without]
+    common = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[field.name],
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+        )
+        for field in shown
+    ]  # fmt: skip
+
+    def decorate(command: Callable[Concatenate[Given, Own], None]) -> Callable[..., None]:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> None:  # noqa: ANN401
+            given = options(**{field.name: values.pop(field.name) for field in shown})
+            command(given, **values)  # type: ignore[call-arg]  # ParamSpec cannot say: its own options by name
+
+        parameters = [*common, *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own)]
+        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return wrapped
+
+    return decorate
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """One line for what the user can mend (exit 2), and one for Ctrl-C (exit 130)."""
+    try:
+        yield
+    except (S3potError, ManifestError, *WRONG_PATHS) as error:
+        sys.stderr.write(f"Error: {' '.join(str(error).split())}\n")
+        sys.exit(USAGE_ERROR)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted; run the same command again to go on.\n")
+        sys.exit(INTERRUPTED)
+
+
+def show(text: str, facts: Mapping[str, object] | list[object] | list[str], *, as_json: bool) -> None:
+    """Print an outcome, for a person or as JSON."""
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else text)

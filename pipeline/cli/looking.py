@@ -1,0 +1,65 @@
+"""Commands that look into a run folder: status, report, export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s3pot_batch.pipeline.cli.common import clear_errors, show
+from s3pot_batch.pipeline.options import AnyManifest, Json, Run
+
+commands = typer.Typer()
+
+
+@commands.command(epilog="Example: s3pot-batch status --run runs/in")
+def status(run: Run = None, manifest: AnyManifest = None, *, as_json: Json = False) -> None:
+    """Say what is done in a run folder and what is left."""
+    with clear_errors():
+        from s3pot_batch.pipeline.job import run_folder
+        from s3pot_batch.pipeline.status import run_status
+
+        found = run_status(run_folder(manifest, run))
+        show(found.text(), found.as_json(), as_json=as_json)
+
+
+@commands.command(epilog="Example: s3pot-batch report --run runs/in --sheet sheet.png")
+def report(
+    run: Run = None,
+    manifest: AnyManifest = None,
+    *,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Where the contact sheet goes; default RUN/sheet.png.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Photos on the contact sheet.")] = 24,
+    as_json: Json = False,
+) -> None:
+    """Write report.html and a contact sheet: photo, parse, reference, contrast, prompts, mask."""
+    with clear_errors():
+        from s3pot_batch.pipeline.job import run_folder
+        from s3pot_batch.pipeline.report.page import write_page
+        from s3pot_batch.pipeline.report.sheets import contact_sheet
+        from s3pot_batch.pipeline.status import run_status
+
+        folder = run_folder(manifest, run)
+        run_status(folder)
+        drawn = contact_sheet(folder, sheet or folder / "sheet.png", limit)
+        page = write_page(folder, drawn)
+        show(f"{page}\n{drawn}", {"report": str(page), "sheet": str(drawn)}, as_json=as_json)
+
+
+@commands.command("export", epilog="Example: s3pot-batch export --run runs/in --format png")
+def export_(
+    run: Run = None,
+    manifest: AnyManifest = None,
+    *,
+    name: Annotated[str, typer.Option("--format", help="png: masks as pictures, 255 = occluded.")] = "png",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; default in the run folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's masks for other tools."""
+    with clear_errors():
+        from s3pot_batch.pipeline.export import export
+        from s3pot_batch.pipeline.job import run_folder
+
+        done = export(run_folder(manifest, run), name, out)
+        show(f"{done.folder}: {done.count} files", {"folder": str(done.folder), "files": done.count}, as_json=as_json)

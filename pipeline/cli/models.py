@@ -1,0 +1,64 @@
+"""Commands about the models of a profile: list, pull, verify."""
+
+from typing import Annotated
+
+import typer
+
+from s3pot_batch.pipeline.cli.common import USAGE_ERROR, clear_errors, show
+from s3pot_batch.pipeline.options import Json, ProfileName
+
+commands = typer.Typer(
+    name="models",
+    help="The models of a profile.",
+    epilog="Example: s3pot-batch models list",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@commands.command("list", epilog="Example: s3pot-batch models list")
+def models_list(profile: ProfileName = None, *, as_json: Json = False) -> None:
+    """Name the profiles and their five parts."""
+    with clear_errors():
+        from s3pot_batch.stages.models.profiles import PARTS, PROFILES, find_profile
+
+        found = [find_profile(name) for name in ([profile] if profile else PROFILES)]
+        facts = {
+            one.name: {part: {"kind": (spec := one.part(part)).kind, "weights": spec.weights} for part in PARTS}
+            for one in found
+        }
+        lines = [
+            line
+            for name, parts in facts.items()
+            for line in (name, *(f"  {part:<10} {spec['kind']:<11} {spec['weights']}" for part, spec in parts.items()))
+        ]
+        show("\n".join(lines), facts, as_json=as_json)
+
+
+@commands.command("pull", epilog="Example: s3pot-batch models pull --profile paper")
+def models_pull(
+    profile: ProfileName = None,
+    *,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask a network; fail if a file is missing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch what a profile needs and lacks."""
+    with clear_errors():
+        from s3pot_batch.stages.models.downloads import pull
+        from s3pot_batch.stages.models.profiles import DEFAULT, find_profile
+
+        done = pull(find_profile(profile or DEFAULT), offline=offline)
+        show("\n".join(done), done, as_json=as_json)
+
+
+@commands.command("verify", epilog="Example: s3pot-batch models verify --profile paper")
+def models_verify(profile: ProfileName = None, *, as_json: Json = False) -> None:
+    """Check that a profile's weights are there and are the right ones."""
+    with clear_errors():
+        from s3pot_batch.stages.models.downloads import verify
+        from s3pot_batch.stages.models.profiles import DEFAULT, find_profile
+
+        name = profile or DEFAULT
+        problems = verify(find_profile(name))
+        show("\n".join(problems) or f"{name}: all weights are there", problems, as_json=as_json)
+        raise typer.Exit(USAGE_ERROR if problems else 0)

@@ -1,0 +1,190 @@
+"""Comparing masks with the ground truth that a manifest names. Training never imports this."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.pipeline.evaluation.metrics import boundary_iou, count, mean_iou, mean_with_interval
+from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.images import Mask, decode_rle, read_mask
+
+OURS = "S3POT"
+FIGURES = ("iou", "miou", "boundary_iou", "precision", "recall", "f1", "whole_iou")
+"""Means over the occluded photos; ``false_positive_area`` is the mean over the others."""
+NOTES = """IoU, boundary IoU, precision, recall and F1 are of the occlusion inside the found face region M, over
+occluded photos; whole IoU does not cut the truth to M. mIoU is over visible face, occlusion and background. Clean
+marked is the share of M that is marked on unoccluded photos. In brackets: bootstrap 95 % intervals over photos."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a method says about one photo, H×W each: the ``occlusion``, and the face ``region`` that it looked in."""
+
+    occlusion: Mask
+    region: Mask
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Figures per photo and method, and their means overall and by group."""
+
+    rows: pa.Table
+    summary: list[dict[str, Any]]
+    skipped: int
+    """Rows without a ground truth."""
+
+    def table(self) -> str:
+        """The summary as text; a figure without an occluded photo is a dash."""
+        head = ("method", "photos", "n", "faceless", "IoU", "mIoU", "boundary", "precision", "recall", "F1",
+                "whole IoU", "clean marked")  # fmt: skip
+        lines = [head, *(self._line(entry) for entry in self.summary)]
+        widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
+        pads = (str.ljust, str.ljust, *(str.rjust for _ in head[2:]))
+        aligned = [
+            "  ".join(pad(cell, width) for pad, cell, width in zip(pads, line, widths, strict=True)) for line in lines
+        ]
+        skipped = [f"{self.skipped} rows have no ground truth."] if self.skipped else []
+        return "\n".join([*aligned, NOTES, *skipped])
+
+    def _line(self, entry: Mapping[str, Any]) -> tuple[str, ...]:
+        figures = ["–" if entry[name] is None else f"{entry[name]:.3f}" for name in FIGURES[1:]]
+        clean = entry["clean_marked"]
+        return (
+            entry["method"], entry["photos"], str(entry["n"]), str(entry["faceless"]),
+            "–" if entry["iou"] is None else f"{entry['iou']:.3f} [{entry['iou_low']:.3f}, {entry['iou_high']:.3f}]",
+            *figures,
+            "–" if clean is None else
+            f"{100 * clean:.1f} % [{100 * entry['clean_low']:.1f}, {100 * entry['clean_high']:.1f}]",
+        )  # fmt: skip
+
+    def write(self, folder: Path) -> None:
+        """Write ``evaluation.parquet`` (per photo and method) and ``evaluation.json`` (the summary)."""
+        write_parquet(self.rows, folder / "evaluation.parquet")
+        (folder / "evaluation.json").write_text(json.dumps(self.summary, indent=2) + "\n")
+
+
+def evaluate(
+    manifest: Path, runs: Mapping[str, Path], *, group: str | None = None,
+    others: Mapping[str, Mapping[int, Answer]] | None = None,
+) -> EvaluationResult:  # fmt: skip
+    """Compare answers with the ``mask`` column that the runs took over from the manifest.
+
+    Args:
+        manifest: whose folder the masks' paths are relative to.
+        runs: run folders with ``segments.parquet``, by the name of the method; the first one's rows are compared.
+        group: a column to group by; by default ``kind`` where there is one.
+        others: answers of further methods, by name and row number; a row without one has an empty answer.
+
+    Raises:
+        ConfigError: there is no answer, no ground truth, or no such column.
+    """
+    answers = {name: read_segments(manifest, run) for name, run in runs.items()}
+    table = next(iter(answers.values()))
+    if "mask" not in table[0]:
+        raise ConfigError(f"{manifest}: no column mask; evaluation needs a ground truth")
+    if group is not None and group not in table[0]:
+        raise ConfigError(f"{manifest}: no column {group} to group by; there are {', '.join(table[0])}")
+    column = group or "kind"
+    rows = [
+        {"image": row["image"], "group": None if row.get(column) is None else str(row[column]), "method": method,
+         "status": row["status"], **figures}
+        for number, row in enumerate(table) if row["mask"] is not None
+        for method, figures in _score(number, row, answers, others or {}, manifest.parent)
+    ]  # fmt: skip
+    if not rows:
+        raise ConfigError(f"{manifest}: the column mask is empty; evaluation needs a ground truth")
+    skipped = sum(row["mask"] is None for row in table)
+    return EvaluationResult(pa.Table.from_pylist(rows), summarise(rows), skipped)
+
+
+def read_segments(manifest: Path, run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's ``segments.parquet``.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    path = run / "segments.parquet"
+    if not path.exists():
+        raise ConfigError(f"{path}: no answer there; run: s3pot-batch segment --manifest {manifest}")
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    if not rows:
+        raise ConfigError(f"{path}: the answer has no rows")
+    return rows
+
+
+def _score(
+    number: int, row: dict[str, Any], answers: Mapping[str, list[dict[str, Any]]],
+    others: Mapping[str, Mapping[int, Answer]], folder: Path,
+) -> Iterator[tuple[str, dict[str, float]]]:  # fmt: skip
+    """One photo's figures, method by method."""
+    truth = read_mask(row["mask"], folder)
+    face = read_mask(row["face"], folder) if row.get("face") is not None else None
+    for method, rows in answers.items():
+        yield method, compare(answer_of(rows[number], truth.shape), truth, face)
+    for method, found in others.items():
+        yield method, compare(found.get(number, answer_of(row | {"occlusion": None}, truth.shape)), truth, face)
+
+
+def answer_of(row: Mapping[str, Any], shape: tuple[int, ...]) -> Answer:
+    """A row's masks; without a face the answer is empty, and the whole photo is compared.
+
+    Raises:
+        ConfigError: they do not have the truth's shape.
+    """
+    empty = np.zeros(shape, bool)
+    occlusion = decode_rle(row["occlusion"]) if row["occlusion"] else empty
+    region = decode_rle(row["face_region"]) if row["status"] == "ok" else ~empty
+    if occlusion.shape != shape or region.shape != shape:
+        raise ConfigError(f"{row['image']}: its mask is {shape}, the photo {region.shape}")
+    return Answer(occlusion, region)
+
+
+def compare(answer: Answer, truth: Mask, face: Mask | None = None) -> dict[str, float]:
+    """Figures of one photo, inside the found region; of the whole photo where the region misses the occlusion.
+
+    Args:
+        answer: what was found.
+        truth: H×W, the occluder's pixels.
+        face: H×W, the true face region, where the manifest has a column ``face``; else the found one stands in for it.
+    """
+    missed = truth.any() and not (truth & answer.region).any()  # the wrong face was found
+    inside = np.ones_like(truth) if missed else answer.region
+    counts = count(answer.occlusion, truth, inside)
+    whole = count(answer.occlusion, truth if face is None else truth & face, np.ones_like(truth))
+    return {
+        "iou": counts.iou, "miou": mean_iou(answer.occlusion, truth, inside, inside if face is None else face),
+        "boundary_iou": boundary_iou(answer.occlusion & inside, truth & inside),
+        "precision": counts.precision, "recall": counts.recall, "f1": counts.f1, "whole_iou": whole.iou,
+        "false_positive_area": counts.false_positive_area,
+    }  # fmt: skip
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Means by method, first over all photos and then by group."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    groups = sorted({row["group"] for row in rows if row["group"] is not None})
+    parts = [("all", rows), *((group, [row for row in rows if row["group"] == group]) for group in groups)]
+    return [
+        _means(method, name, [row for row in part if row["method"] == method])
+        for name, part in parts for method in methods
+    ]  # fmt: skip
+
+
+def _means(method: str, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    occluded = [row for row in rows if np.isfinite(row["iou"])]
+    clean = [row["false_positive_area"] for row in rows if not np.isfinite(row["iou"])]
+    iou = mean_with_interval([row["iou"] for row in occluded]) if occluded else (None,) * 3
+    marked = mean_with_interval(clean) if clean else (None,) * 3
+    return {
+        "method": method, "photos": name, "n": len(rows), "faceless": sum(row["status"] != "ok" for row in rows),
+        **{figure: float(np.nanmean([row[figure] for row in occluded])) if occluded else None for figure in FIGURES},
+        "iou_low": iou[1], "iou_high": iou[2],
+        "clean_marked": marked[0], "clean_low": marked[1], "clean_high": marked[2],
+    }  # fmt: skip

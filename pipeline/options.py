@@ -1,0 +1,94 @@
+"""What the command line says about work, in one place: names, types, defaults and help of the options."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s3pot_batch.pipeline.devices import DeviceChoice
+
+ManifestFile = Annotated[Path, typer.Option("--manifest", help="Manifest (Parquet), made by index.")]
+AnyManifest = Annotated[Path | None, typer.Option("--manifest", help="Manifest whose default run is meant.")]
+Run = Annotated[Path | None, typer.Option("--run", help="Run folder; default runs/<manifest stem>.")]
+ProfileName = Annotated[
+    str | None, typer.Option("--profile", help="embedded (default), paper, or a TOML file that replaces parts.")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML file: profile, seed, [faces] [references] [segments] [training]."),
+]
+Device = Annotated[DeviceChoice, typer.Option("--device", help="Where models run.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, help="Worker processes; 0: this process. Default: one per GPU or CPU core."),
+]
+SchedulerUrl = Annotated[
+    str | None, typer.Option("--scheduler", help="A running Dask scheduler, tcp://host:port, instead of own workers.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random; default 0.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first photos of the manifest.")]
+ShardSize = Annotated[int, typer.Option("--shard-size", min=1, help="Photos per shard.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Faces at once on a device.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", help="A trained adapter; default: the run's own, else the profile's.")
+]
+PerImage = Annotated[bool, typer.Option("--per-image", help="Fit the adapter to each face by itself.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything about a job but what is wanted; all but the manifest has a default."""
+
+    manifest: ManifestFile
+    run: Run = None
+    profile: ProfileName = None
+    config: ConfigFile = None
+    device: Device = "auto"
+    workers: Workers = None
+    scheduler: SchedulerUrl = None
+    seed: Seed = None
+    limit: Limit = None
+    shard_size: ShardSize = 16
+    batch_size: BatchSize = 8
+    checkpoint: Checkpoint = None
+    per_image: PerImage = False
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Everything about an evaluation."""
+
+    manifest: ManifestFile
+    run: Run = None
+    group: Annotated[str | None, typer.Option("--group", help="A column to group by; default kind.")] = None
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also the parser alone, SAM by box, SAM by points, contrast + GrabCut.")
+    ] = False
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Also the method with one thing changed at a time; trains each anew.")
+    ] = False
+    training: Annotated[
+        Path | None,
+        typer.Option("--training", help="With --ablate: the manifest to train on (no masks); default: this one."),
+    ] = None
+    device: Device = "auto"
+    workers: Workers = None
+
+
+@dataclass(frozen=True)
+class CompositionOptions:
+    """What a composed benchmark is made of."""
+
+    faces: Annotated[Path, typer.Option("--faces", help="Manifest of clean faces with landmarks (and face_oval).")]
+    cutouts: Annotated[Path, typer.Option("--cutouts", help="Folder of kinds: hands/*.png, textures/*.jpg, …")]
+    out: Annotated[Path, typer.Option("--out", help="Folder to write photos, masks and manifests to.")]
+    count: Annotated[int, typer.Option("--count", min=1, help="Photos in all.")] = 200
+    clean: Annotated[float, typer.Option("--clean", min=0, max=1, help="Share of unoccluded photos.")] = 0.2
+    size: Annotated[int, typer.Option("--size", min=64, help="Longest side of a photo.")] = 512
+    splits: Annotated[
+        str, typer.Option("--splits", help="Names and shares; no face and no cut-out is in two splits.")
+    ] = "train=0.5,test=0.5"
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same files for the same seed.")] = 0

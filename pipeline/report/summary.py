@@ -1,0 +1,88 @@
+"""How a command ended: counts, reasons, files."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from s3pot_batch.manifests.outcomes import items_path, shard_statuses
+from s3pot_batch.manifests.plan import Plan
+from s3pot_batch.manifests.schema import STATUSES
+from s3pot_batch.stages.base import ShardReport
+
+SHOWN_FAILURES = 10
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One photo that failed, and why."""
+
+    image_id: str
+    error_type: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a stage ended. ``ok + no_face + failed == photos``."""
+
+    stage: str
+    photos: int
+    ok: int
+    no_face: int
+    failed: int
+    failures: tuple[Failure, ...]
+    seconds: float
+    files: tuple[Path, ...]
+    unit: str = "photos"
+
+    @property
+    def exit_code(self) -> int:
+        """0: every photo is ok or has no face; 1: some failed."""
+        return 1 if self.failed else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The same in JSON types."""
+        return {**asdict(self), "files": [str(path) for path in self.files]}
+
+    def text(self) -> str:
+        """The same for a person: counts, reasons, files."""
+        counts = f"{self.ok} ok, {self.no_face} without a face, {self.failed} failed"
+        lines = [f"{self.stage}: {counts} of {self.photos} {self.unit}; {self.seconds:.1f} s"]
+        for kind, count in Counter(failure.error_type for failure in self.failures).most_common():
+            lines.append(f"  {count} × {kind}")
+        lines += [f"    {failure.image_id}: {failure.error}" for failure in self.failures[:SHOWN_FAILURES]]
+        if len(self.failures) > SHOWN_FAILURES:
+            lines.append(f"    … and {len(self.failures) - SHOWN_FAILURES} more")
+        lines += [f"  {path}" for path in self.files]
+        return "\n".join(lines)
+
+
+def summarise(
+    stage: str, plan: Plan, run: Path, reports: Sequence[ShardReport], *, seconds: float, files: Sequence[Path]
+) -> Summary:
+    """Count the outcome of every planned photo; one whose shard did not finish has failed with the shard's reason."""
+    reasons = {report.shard: report.error for report in reports if report.error}
+    tally: Counter[str] = Counter()
+    failures: list[Failure] = []
+    for shard in range(plan.shards):
+        statuses = shard_statuses(run, stage, shard)
+        if statuses is None:
+            kind, _, reason = reasons.get(shard, "ShardError: its shard was not finished; run again").partition(": ")
+            failures += [Failure(image_id, kind, reason) for image_id in plan.image_ids(shard)]
+            tally["failed"] += plan.shard_photos(shard)
+        else:
+            tally.update(statuses)
+            failures += _failures(run, stage, shard) if statuses.get("failed") else ()
+    ok, no_face, failed = (tally[status] for status in STATUSES)
+    return Summary(stage, plan.photos, ok, no_face, failed, tuple(failures), seconds, tuple(files))
+
+
+def _failures(run: Path, stage: str, shard: int) -> Iterator[Failure]:
+    columns = ["image_id", "error_type", "error"]
+    failed = pq.read_table(items_path(run, stage, shard), columns=columns, filters=pc.field("status") == "failed")
+    yield from (Failure(**row) for row in failed.to_pylist())

@@ -1,0 +1,242 @@
+"""The door for Python: photos in, masks out, without a run folder. The same code as the command line's."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from os import PathLike, fspath
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from s3pot_batch.pipeline.config import Config, resolve
+from s3pot_batch.pipeline.devices import resolve as resolve_device
+from s3pot_batch.pipeline.devices import settle_threads
+from s3pot_batch.stages.choices import check_choices
+from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.images import as_rgb, read_photo
+from s3pot_batch.stages.method.faces import NOTHING, AlignedFace, Hint
+from s3pot_batch.stages.method.learning import fit_face
+from s3pot_batch.stages.method.masks import FaceMask, PastedMask, paste, ratio, segment_pairs
+from s3pot_batch.stages.method.network import S3POT, Prompted
+from s3pot_batch.stages.method.stage_one import ReferencedFace, StageOne
+from s3pot_batch.stages.models.registry import Models
+from s3pot_batch.stages.settings import Settings
+
+Photo = NDArray[np.uint8] | Image.Image | str | PathLike[str]
+"""H×W×3 uint8 RGB, a PIL image, or a path or URL."""
+
+
+@dataclass(frozen=True)
+class FaceAnswer:
+    """One face of a photo."""
+
+    bbox: tuple[float, ...]
+    """x0, y0, x1, y1 in photo pixels."""
+    landmarks: NDArray[np.float64]
+    """5×2 (x, y) in photo pixels: eyes, nose tip, mouth corners, as seen from the left."""
+    score: float
+    """The detector's, 0..1."""
+    parse_confidence: float
+    """The parser's mean probability inside M, 0..1."""
+    predicted_iou: float
+    """The segmenter's own guess of its mask's IoU."""
+    reference: NDArray[np.uint8]
+    """S×S×3 RGB in the aligned frame: the face with nothing in front of it."""
+    contrast: NDArray[np.float32]
+    """S×S in the aligned frame, 1 − cosine of the photo's and the reference's tokens."""
+    aligned: AlignedFace
+    """The face in its frame, and the way there and back."""
+    pasted: PastedMask
+
+    @property
+    def region(self) -> NDArray[np.bool_]:
+        """H×W, the face region M: where the face is, and would be seen with nothing in front."""
+        return self.pasted.region
+
+    @property
+    def occlusion(self) -> NDArray[np.bool_]:
+        """H×W, the hidden part of M."""
+        return self.pasted.occlusion
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """H×W in 0..1, that a pixel of M is hidden; 0 outside M."""
+        return self.pasted.probability
+
+    @property
+    def ratio(self) -> float:
+        """Hidden share of M, 0..1."""
+        return self.pasted.occlusion_ratio
+
+
+@dataclass(frozen=True)
+class PhotoAnswer:
+    """What was found in one photo of H×W pixels."""
+
+    shape: tuple[int, int]
+    """(H, W)."""
+    faces: tuple[FaceAnswer, ...]
+    """The surest first; empty where no face was found."""
+
+    @cached_property
+    def occlusion(self) -> NDArray[np.bool_]:
+        """H×W, hidden pixels of all faces."""
+        return self._united([face.occlusion for face in self.faces])
+
+    @cached_property
+    def region(self) -> NDArray[np.bool_]:
+        """H×W, the regions of all faces."""
+        return self._united([face.region for face in self.faces])
+
+    @property
+    def ratio(self) -> float:
+        """Hidden share of all faces, 0..1; 0 without a face."""
+        return ratio(self.occlusion, self.region)
+
+    def _united(self, masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        return np.any(masks, axis=0) if masks else np.zeros(self.shape, bool)
+
+
+class Segmenter:
+    """Finds the faces of photos, and what hides them.
+
+    Args:
+        profile: ``embedded``, ``paper``, or the path of a TOML file that replaces parts of one.
+        device: ``auto``, ``cpu``, ``cuda``, or a name that torch knows.
+        config: a TOML file with settings, such as a run folder's ``config.toml``.
+        settings: all settings; instead of ``config``.
+        adapter: a trained adapter's folder, such as a run folder's ``checkpoint``; else the profile's own.
+
+    Raises:
+        ConfigError: a setting, a file or the device cannot be used; models that are missing say so at the first photo.
+    """
+
+    def __init__(
+        self, profile: str | None = None, *, device: str = "auto",
+        config: str | PathLike[str] | None = None, settings: Settings | None = None,
+        adapter: str | PathLike[str] | None = None,
+    ) -> None:  # fmt: skip
+        found = resolve(file=Path(config) if config else None, profile=profile)
+        if settings is not None:
+            check_choices(found.profile, settings)
+            found = Config(found.profile_name, found.profile, settings)
+        self._config = found.with_checkpoint(Path(adapter)) if adapter else found
+        self.models = Models(self._config.profile, _usable(resolve_device(device)))
+
+    @property
+    def settings(self) -> Settings:
+        """All that decides results, models aside."""
+        return self._config.settings
+
+    def segment(self, image: Photo, *, image_id: str | None = None, hint: Hint = NOTHING) -> PhotoAnswer:
+        """Find the faces of one photo, and what hides them.
+
+        Args:
+            image: an array, a PIL image, or a path or URL.
+            image_id: what references are seeded by, with the seed; a path's own stem if not given.
+            hint: a box or landmarks, where they are known.
+
+        Raises:
+            ItemError: the photo cannot be read.
+            NotAFace: the landmarks of ``hint`` do not span a face.
+        """
+        photo, name = self._photo(image, image_id)
+        [answer] = self._answers([photo], [name], [hint])
+        return answer
+
+    def segment_many(self, images: Iterable[Photo], *, batch_size: int = 8) -> Iterator[PhotoAnswer]:
+        """The same for many photos, in order; faces go through the models together, ``batch_size`` photos at a time.
+
+        Raises:
+            ItemError: a photo cannot be read. A manifest and the command line go on after such a photo.
+        """
+        coming = iter(images)
+        while group := list(islice(coming, batch_size)):
+            read = [self._photo(image, None) for image in group]
+            yield from self._answers([photo for photo, _ in read], [name for _, name in read], [NOTHING] * len(read))
+
+    def _photo(self, image: Photo, image_id: str | None) -> tuple[NDArray[np.uint8], str]:
+        if isinstance(image, str | PathLike):
+            return read_photo(fspath(image), self.settings.faces.max_pixels), image_id or Path(fspath(image)).stem
+        if isinstance(image, Image.Image):
+            return np.asarray(as_rgb(ImageOps.exif_transpose(image)), np.uint8), image_id or ""
+        photo = np.ascontiguousarray(image)  # torch takes no array that is turned round
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
+            raise ValueError(f"a photo is H×W×3 uint8 RGB, not {'×'.join(map(str, photo.shape))} {photo.dtype}")
+        return photo, image_id or ""
+
+    def _answers(
+        self, photos: Sequence[NDArray[np.uint8]], names: Sequence[str], hints: Sequence[Hint]
+    ) -> list[PhotoAnswer]:
+        with _threads_of_workers(self.models.device):
+            stage_one = StageOne(self.models, self.settings)
+            faces = [
+                (n, slot, face)
+                for n, (photo, hint) in enumerate(zip(photos, hints, strict=True))
+                for slot, face in enumerate(stage_one.find(photo, hint))
+            ]
+            found: dict[int, list[FaceAnswer]] = {n: [] for n in range(len(photos))}
+            at_once = 1 if self.models.device == "cpu" else max(len(faces), 1)  # as a run's workers do
+            for start in range(0, len(faces), at_once):
+                group = faces[start : start + at_once]
+                referenced = stage_one.refer([face for _, _, face in group], [(names[n], slot) for n, slot, _ in group])
+                own = self._fitted if self.settings.segments.per_image else None
+                masks = segment_pairs(self._network, [face.pair for face in referenced], own)
+                for (n, _, _), face, mask in zip(group, referenced, masks, strict=True):
+                    found[n].append(self._face(face, mask, photos[n].shape[:2]))
+        return [PhotoAnswer(photo.shape[:2], tuple(found[n])) for n, photo in enumerate(photos)]
+
+    @property
+    def _network(self) -> S3POT:
+        return S3POT(self.models.segmenter, self.models.adapter, self.settings.segments)
+
+    def _fitted(self, n: int, prompted: Prompted) -> S3POT:
+        """The network with an adapter of the face's own, which learns from what a run's cache would hold."""
+        del n  # each face is fitted when its turn comes
+        kept: torch.dtype = getattr(torch, self.settings.training.tokens)
+        prompts = replace(prompted.prompts, similarity=prompted.prompts.similarity.to(kept).float())
+        rounded = replace(prompted, tokens=prompted.tokens.to(kept).float(), prompts=prompts)
+        return fit_face(self._network, rounded, self.settings.training).network
+
+    def _face(self, face: ReferencedFace, mask: FaceMask, shape: tuple[int, int]) -> FaceAnswer:
+        detection = face.aligned.detection
+        return FaceAnswer(
+            bbox=detection.bbox, landmarks=detection.landmarks, score=detection.score,
+            parse_confidence=face.parsed.confidence, predicted_iou=mask.predicted_iou, reference=face.reference,
+            contrast=mask.contrast, aligned=face.aligned,
+            pasted=paste(mask, face.aligned.alignment, shape, self.settings.segments.threshold),
+        )  # fmt: skip
+
+
+def segment_many(images: Iterable[Photo], *, profile: str | None = None, batch_size: int = 8) -> Iterator[PhotoAnswer]:
+    """Segment photos with a profile's own settings; see :meth:`Segmenter.segment_many`."""
+    yield from Segmenter(profile).segment_many(images, batch_size=batch_size)
+
+
+def _usable(device: str) -> str:
+    """The device, if torch can work on it.
+
+    Raises:
+        ConfigError: it cannot; else the first model would be blamed for it.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without that kind of device
+        raise ConfigError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+@contextmanager
+def _threads_of_workers(device: str) -> Iterator[None]:
+    """A run's workers use one torch thread on a CPU, which decides last bits: the same here, for as long as we work."""
+    before = torch.get_num_threads()
+    settle_threads(device)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,29 @@
+"""Whether settings and models agree: names that a setting may list are known by the model that they are meant for."""
+
+from collections.abc import Collection, Sequence
+
+from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.models.profiles import PARTS, Profile
+from s3pot_batch.stages.models.registry import REGISTRIES, taxonomy_of
+from s3pot_batch.stages.settings import Settings
+
+
+def check_choices(profile: Profile, settings: Settings) -> None:
+    """Check all that can be checked without loading weights.
+
+    Raises:
+        ConfigError: a kind of model, a class of the parser or an objective is unknown; the line says what is known.
+    """
+    from s3pot_batch.stages.method.objectives import known_objectives
+
+    for part in PARTS:
+        REGISTRIES[part].module(profile.part(part).kind)
+    taxonomy = taxonomy_of(profile.parser)
+    _known("references.face_classes", settings.references.face_classes, taxonomy.classes)
+    _known("training.objectives", settings.training.objectives, known_objectives())
+
+
+def _known(setting: str, names: Sequence[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{setting}: there is no {name}; choose from {', '.join(known)}")

@@ -1,1 +1,0 @@
-"""The weights that ship with the package, and the recipes that made them."""

@@ -1,1 +1,0 @@
-"""How good the masks are, and pictures of them."""

@@ -1,1 +1,0 @@
-"""Finding faces and bringing them into one frame."""

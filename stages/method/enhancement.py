@@ -1,0 +1,68 @@
+"""Feature Enhancement (FE): token contrast, an initial prompt, and prompt-conditioned features. Nothing is trained."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from s3pot_batch.stages.models.protocols import Segmenter
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """What FE gives for one pair."""
+
+    contrast: Tensor
+    """T×T float32, cosine of raw and reference tokens: 1 where they agree."""
+    initial: Tensor
+    """2 float32, (x, y) of the initial positive point in 0..1 of the frame."""
+    raw: Tensor
+    """T²×C float32, prompt-conditioned features F(I)."""
+    reference: Tensor
+    """T²×C float32, prompt-conditioned features F(R)."""
+
+
+def token_centres(tokens: int) -> Tensor:
+    """T²×2 (x, y) of the tokens' centres in 0..1 of the frame, row by row."""
+    at = (torch.arange(tokens, dtype=torch.float32) + 0.5) / tokens
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    return torch.stack([x, y], -1).reshape(-1, 2)
+
+
+def token_region(region: Tensor, tokens: int) -> Tensor:
+    """Sample an S×S bool region at the centres of T×T tokens → T×T bool."""
+    at = ((torch.arange(tokens) + 0.5) * region.shape[-1] / tokens).long()
+    return region[at][:, at]
+
+
+def enhance(
+    segmenter: Segmenter, raw: Tensor, reference: Tensor, inside: Tensor, *, conditioned: bool = True
+) -> Enhanced:
+    """Contrast the tokens, prompt with the best-agreeing one, and let the decoder's transformer attend to it.
+
+    Args:
+        segmenter: the frozen segmenter.
+        raw: C×T×T tokens E(I).
+        reference: C×T×T tokens E(R).
+        inside: T×T bool, M at the token centres; at least one is true.
+        conditioned: else the features are the plain tokens (the ablation of FE).
+
+    Raises:
+        ValueError: no token lies inside M.
+    """
+    if not inside.any():
+        raise ValueError("the face region holds no token")
+    contrast = F.cosine_similarity(raw, reference, dim=0)
+    best = contrast.masked_fill(~inside, -torch.inf).argmax()
+    initial = token_centres(raw.shape[-1]).to(raw.device)[best]
+    both = torch.stack([raw, reference])
+    features = attended(segmenter, both, initial) if conditioned else both.flatten(2).transpose(1, 2)
+    return Enhanced(contrast, initial, features[0], features[1])
+
+
+def attended(segmenter: Segmenter, tokens: Tensor, point: Tensor) -> Tensor:
+    """B×C×T×T tokens and one positive point (x, y in 0..1) → B×T²×C prompt-conditioned features."""
+    b = len(tokens)
+    prompts = segmenter.embed_points(point.expand(b, 1, 2), point.new_ones(b, 1))
+    return segmenter.attend(tokens, prompts)

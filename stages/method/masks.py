@@ -1,0 +1,128 @@
+"""From pairs to masks: the decoder's answer in the aligned frame, and its way back into the photo's own pixels."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+from torch import Tensor
+from torch.nn import functional as F
+
+from s3pot_batch.stages.method.alignment import Alignment
+from s3pot_batch.stages.method.edges import cut_along_edges
+from s3pot_batch.stages.method.network import S3POT, Prompted, Segmentation
+from s3pot_batch.stages.method.pairs import Pair, encode_pair
+from s3pot_batch.stages.method.selection import Prompts
+from s3pot_batch.stages.settings import SegmentSettings
+
+
+@dataclass(frozen=True)
+class FaceMask:
+    """One face's answer in the aligned frame, S×S each."""
+
+    occlusion: NDArray[np.float32]
+    """Probability that a pixel of M is hidden, 0 or 1 where GrabCut decided; 0 outside M."""
+    visible_face: NDArray[np.uint8]
+    contrast: NDArray[np.float32]
+    """1 − cosine of raw and reference tokens."""
+    prompts: NDArray[np.int8]
+    """At a prompt's pixel: 1 = face point, 2 = occlusion point; 0 elsewhere."""
+    region: NDArray[np.bool_]
+    predicted_iou: float
+
+
+@dataclass(frozen=True)
+class PastedMask:
+    """One face's answer in the photo's pixels, H×W."""
+
+    probability: NDArray[np.float32]
+    """That a pixel is hidden; 0 outside M."""
+    occlusion: NDArray[np.bool_]
+    region: NDArray[np.bool_]
+
+    @property
+    def occlusion_ratio(self) -> float:
+        """|O| / |M|; 0 where M is empty."""
+        return ratio(self.occlusion, self.region)
+
+
+@torch.no_grad()
+def segment_pairs(
+    network: S3POT, pairs: Sequence[Pair], own_network: Callable[[int, Prompted], S3POT] | None = None
+) -> list[FaceMask]:
+    """Every pair's occlusion mask; a face whose region holds no token has an empty one.
+
+    Args:
+        network: segmenter and adapter; its settings hold for edges and threshold, too.
+        pairs: one face each; their decoder runs as one batch.
+        own_network: with per-image fitting, gives the n-th pair its own network; then one face is decoded after the
+            other.
+    """
+    encoded = [encode_pair(network, pair) for pair in pairs]
+    prompted = {n: one.prompted for n, one in enumerate(encoded) if one is not None}
+    if own_network is None:
+        decoded = dict(zip(prompted, network(list(prompted.values())) if prompted else [], strict=True))
+    else:
+        decoded = {n: own_network(n, one)([one])[0] for n, one in prompted.items()}
+    return [
+        face_mask(pair, prompted[n], decoded[n], network.settings) if n in prompted else empty_mask(pair)
+        for n, pair in enumerate(pairs)
+    ]
+
+
+def face_mask(pair: Pair, prompted: Prompted, segmentation: Segmentation, settings: SegmentSettings) -> FaceMask:
+    """The decoder's answer for one face, drawn in the aligned frame."""
+    side, region = pair.region.shape[0], pair.region
+    occlusion = np.where(region, expit(_to_frame(-segmentation.logits, side)), 0).astype(np.float32)
+    if settings.edges == "grabcut":
+        occlusion = cut_along_edges(pair.raw, pair.reference, region, occlusion, settings.threshold)
+    return FaceMask(
+        occlusion=occlusion,
+        visible_face=(region & (occlusion <= settings.threshold)).astype(np.uint8),
+        contrast=_to_frame(1 - prompted.contrast, side),
+        prompts=_points(prompted, side),
+        region=region,
+        predicted_iou=float(segmentation.predicted_iou),
+    )
+
+
+def empty_mask(pair: Pair) -> FaceMask:
+    """Nothing found."""
+    empty = np.zeros(pair.region.shape, np.float32)
+    return FaceMask(empty, empty.astype(np.uint8), empty, empty.astype(np.int8), pair.region, 0.0)
+
+
+def prompt_map(prompts: Prompts, side: int) -> NDArray[np.int8]:
+    """T×T: 1 at a face point, 2 at an occlusion point, 0 elsewhere."""
+    grid = np.zeros(side * side, np.int8)
+    grid[prompts.cells.cpu().numpy()] = 2 - prompts.labels.cpu().numpy().astype(np.int8)
+    return grid.reshape(side, side)
+
+
+def paste(mask: FaceMask, alignment: Alignment, shape: tuple[int, int], threshold: float) -> PastedMask:
+    """A face's masks at the photo's H×W resolution; nothing outside the frame."""
+    inside = alignment.paste(mask.region.astype(np.float32), shape) > 0.5
+    probability = np.where(inside, alignment.paste(mask.occlusion, shape), 0).astype(np.float32)
+    return PastedMask(probability, probability > threshold, inside)
+
+
+def ratio(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> float:
+    """|part| / |whole|; 0 where the whole is empty."""
+    return float(part.sum() / max(int(whole.sum()), 1))
+
+
+def _to_frame(values: Tensor, side: int) -> NDArray[np.float32]:
+    resized = F.interpolate(values[None, None].float(), (side, side), mode="bilinear", align_corners=False)
+    return np.asarray(resized[0, 0].cpu().numpy(), np.float32)
+
+
+def _points(prompted: Prompted, side: int) -> NDArray[np.int8]:
+    """S×S: the prompts at their tokens' centres."""
+    tokens = prompted.tokens.shape[-1]
+    grid = prompt_map(prompted.prompts, tokens)
+    y, x = ((np.argwhere(grid) + 0.5) * side / tokens).astype(int).T
+    picture = np.zeros((side, side), np.int8)
+    picture[y, x] = grid[grid > 0]
+    return picture

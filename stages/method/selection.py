@@ -1,0 +1,60 @@
+"""Prompt Selection (PS): point prompts by greedy matching. An adapter re-weights them later."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from s3pot_batch.stages.method.enhancement import Enhanced
+from s3pot_batch.stages.method.matching import greedy_match
+
+NEVER = -2.0
+"""Below every cosine."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Points of one image: P tokens of the photo inside M."""
+
+    cells: Tensor
+    """P int64 token indices."""
+    labels: Tensor
+    """P float32, 1 = visible face, 0 = occlusion."""
+    similarity: Tensor
+    """P float32, cosine of each with its match in the reference, −1 where it has none."""
+
+
+def select_prompts(enhanced: Enhanced, inside: Tensor, *, min_similarity: float = 0.0, reach: float = 1.0) -> Prompts:
+    """Match every reference token inside M to a raw token; matched raw tokens inside M are face, the rest of M is not.
+
+    Args:
+        enhanced: features of FE.
+        inside: T×T bool, M at the token centres.
+        min_similarity: lowest cosine that counts as a match; 0 counts all (as published).
+        reach: farthest match along x and y, as a fraction of the frame's side; 1 is anywhere (as published).
+    """
+    region = inside.flatten()
+    cells = region.nonzero()[:, 0]
+    reference = F.normalize(enhanced.reference[region].float(), dim=-1)
+    raw = F.normalize(enhanced.raw.float(), dim=-1)
+    scores = reference @ raw.T
+    if reach < 1:
+        scores = scores.masked_fill(_distance(cells, inside.shape[-1]) > reach * inside.shape[-1], NEVER)
+    columns = greedy_match(scores[None])[0]
+    rows = (columns >= 0).nonzero()[:, 0]
+    found = scores[rows, columns[rows]]
+    counts = found >= min_similarity if min_similarity > 0 else found > NEVER
+    seen = torch.zeros_like(region)
+    seen[columns[rows[counts]]] = True
+    similarity = torch.full(region.shape, -1.0, device=region.device)
+    similarity[columns[rows]] = found.clamp(min=-1)
+    return Prompts(cells, seen[cells].float(), similarity[cells])
+
+
+def _distance(cells: Tensor, tokens: int) -> Tensor:
+    """R×T² tokens between each of R cells and every cell, the larger of both axes."""
+    every = torch.arange(tokens * tokens, device=cells.device)
+    x = (cells[:, None] % tokens - every % tokens).abs()
+    y = (cells[:, None] // tokens - every // tokens).abs()
+    return torch.maximum(x, y)

@@ -1,0 +1,66 @@
+"""Stage one of the method, from a photo to the references of its faces."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s3pot_batch.stages.method.faces import NOTHING, AlignedFace, FaceFinder, Hint
+from s3pot_batch.stages.method.pairs import Pair
+from s3pot_batch.stages.method.parsing import FaceParser, Parsed
+from s3pot_batch.stages.method.references import ReferenceGenerator
+from s3pot_batch.stages.settings import Settings
+
+if TYPE_CHECKING:
+    from s3pot_batch.stages.models.registry import Models
+
+
+@dataclass(frozen=True)
+class ReferencedFace:
+    """One face with all that stage one knows of it; ``reference`` S×S×3 uint8 RGB in the aligned frame."""
+
+    aligned: AlignedFace
+    parsed: Parsed
+    reference: NDArray[np.uint8]
+
+    @property
+    def pair(self) -> Pair:
+        """What stage two needs of it."""
+        return Pair(self.aligned.raw, self.reference, self.parsed.region)
+
+
+class StageOne:
+    """Detector, parser and inpainter of a profile, with the settings that they work by."""
+
+    def __init__(self, models: "Models", settings: Settings) -> None:
+        self.models = models
+        self.settings = settings
+        self.parser = FaceParser(models.parser, settings.references.face_classes)
+        self.finder = FaceFinder(models.detector, self.parser, settings.faces)
+
+    def find(self, photo: NDArray[np.uint8], hint: Hint = NOTHING) -> list[AlignedFace]:
+        """The faces of an H×W×3 uint8 RGB photo in their frames, the surest first.
+
+        Raises:
+            NotAFace: the landmarks of ``hint`` do not span a face.
+        """
+        return self.finder.find(photo, hint)
+
+    def refer(self, faces: Sequence[AlignedFace], names: Sequence[tuple[object, ...]]) -> list[ReferencedFace]:
+        """Parse faces and generate their references, as one batch.
+
+        Args:
+            faces: of one photo or of several.
+            names: what tells each face from all others, for its seed: image id and number.
+        """
+        if not faces:
+            return []
+        raw = np.stack([face.raw for face in faces])
+        parsed = self.parser.parse(raw, np.stack([face.landmarks for face in faces]))
+        generator = ReferenceGenerator(
+            self.models.inpainter, self.parser.taxonomy, self.settings.references, self.settings.seed
+        )
+        references = generator.generate(raw, parsed, names)
+        return [ReferencedFace(*one) for one in zip(faces, parsed, references, strict=True)]

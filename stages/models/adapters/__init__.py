@@ -1,0 +1,1 @@
+"""Adapters, the trained layer between prompts and mask decoder, a file each."""

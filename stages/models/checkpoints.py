@@ -1,0 +1,54 @@
+"""Where weights are, what they hash to, and how state dictionaries are read."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.models.profiles import PartSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EMBEDDED = Path(__file__).parent / "weights"
+PREFIX = "embedded:"
+
+
+def weights_path(spec: PartSpec) -> Path:
+    """The file or folder of a part's weights.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    name = spec.weights
+    path = EMBEDDED / name.removeprefix(PREFIX) if name.startswith(PREFIX) else Path(name).expanduser()
+    if not path.exists():
+        raise ConfigError(f"{path}: no weights there for {spec.kind}; fetch them with: s3pot-batch models pull")
+    return path
+
+
+def weights_digest(spec: PartSpec) -> str:
+    """SHA-256 of a part's weights; of a folder, that of its files' names and contents. Empty: no weights."""
+    return _digest(weights_path(spec)) if spec.weights else ""
+
+
+@cache
+def _digest(path: Path) -> str:
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            whole.update(f"{file.relative_to(path).as_posix()} {_digest(file)}\n".encode())
+    return whole.hexdigest()
+
+
+def read_state(path: Path) -> "dict[str, Tensor]":
+    """A state dictionary in float32: safetensors, or a public ``.pth`` read with ``weights_only=True``."""
+    import torch
+    from safetensors.torch import load_file
+
+    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}

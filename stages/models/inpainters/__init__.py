@@ -1,0 +1,1 @@
+"""Inpainters, which generate the references, a file each."""

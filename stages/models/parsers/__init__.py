@@ -1,0 +1,1 @@
+"""Face parsers, a file each."""

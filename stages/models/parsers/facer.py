@@ -1,0 +1,45 @@
+"""Face parsing through facer's parser class, whichever TorchScript file it is given."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from s3pot_batch.stages.models.taxonomy import CELEBM, Taxonomy
+
+TAXONOMY = CELEBM
+
+
+class FacerParser:
+    """``facer.face_parsing.FaRLFaceParser`` with the ``celebm/448`` warp and classes (FaRL, arXiv 2112.03109)."""
+
+    def __init__(self, weights: Path, device: str, dtype: str = "float32") -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # facer imports a module that timm has renamed
+            from facer.face_parsing import FaRLFaceParser
+
+            self.parser = FaRLFaceParser(TAXONOMY.name, model_path=str(weights), device=torch.device(device))
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.parser.net.to(self.dtype)  # whatever precision the file has: embedded weights lie in float16
+        self.device = torch.device(device)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """Those of ``celebm/448``."""
+        return TAXONOMY
+
+    @torch.inference_mode()
+    def parse(self, frames: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> NDArray[np.float32]:
+        """B×S×S×3 uint8 RGB and B×5×2 landmarks in frame pixels → B×19×S×S class probabilities."""
+        images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).to(self.device, self.dtype) / 255
+        points = torch.as_tensor(landmarks, dtype=torch.float32, device=self.device)
+        data = {"points": points, "image_ids": torch.arange(len(frames), device=self.device)}
+        logits = self.parser(images, data)["seg"]["logits"]
+        return np.asarray(logits.float().softmax(1).cpu().numpy(), np.float32)
+
+
+def build(weights: Path, device: str, dtype: str = "float32") -> FacerParser:
+    """The parser from a TorchScript file that takes facer's aligned 448 px faces."""
+    return FacerParser(weights, device, dtype)

@@ -1,0 +1,101 @@
+"""Everything that is particular to ``segment_anything``'s SAM, behind the segmenter's protocol."""
+
+from typing import cast
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from s3pot_batch.stages.models.protocols import TokenShape
+from s3pot_batch.stages.models.segmenters._decoding import decode_masks, embed_label_maps, own_tokens
+
+
+class SamSegmenter:
+    """A :class:`~segment_anything.modeling.Sam` of any size as a segmenter.
+
+    Args:
+        sam: the network.
+        frozen: nothing of it trains; a recipe that trains it says no.
+    """
+
+    def __init__(self, sam: Sam, *, frozen: bool = True) -> None:
+        self.sam = sam.eval().requires_grad_(requires_grad=False) if frozen else sam
+
+    @property
+    def shape(self) -> TokenShape:
+        """Of :meth:`encode`'s tokens."""
+        return TokenShape(self.sam.prompt_encoder.embed_dim, self.sam.prompt_encoder.image_embedding_size[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return cast("torch.device", self.sam.device)
+
+    @property
+    def point_spread(self) -> float:
+        """√(½ + the labels' variance): a point is sines and cosines, whose mean square is ½, and its label's vector."""
+        labels = torch.cat([embedding.weight for embedding in self.sam.prompt_encoder.point_embeddings[:2]])
+        return float((0.5 + labels.detach().var(1)).mean().sqrt())
+
+    def encode(self, images: Tensor) -> Tensor:
+        """B×H×H×3 uint8 RGB → B×C×T×T float32, through ``Sam.preprocess`` (pixel mean and std)."""
+        return encode(self.sam, images)
+
+    def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
+        """B×P×2 in 0..1 and B×P → B×P+1×C; SAM adds a padding point where there is no box."""
+        sparse, _ = self.sam.prompt_encoder(points=(points * self._side, labels), boxes=None, masks=None)
+        return cast("Tensor", sparse)
+
+    def embed_boxes(self, boxes: Tensor) -> Tensor:
+        """B×4 in 0..1 → B×2×C."""
+        sparse, _ = self.sam.prompt_encoder(points=None, boxes=boxes * self._side, masks=None)
+        return cast("Tensor", sparse)
+
+    def embed_maps(self, maps: Tensor) -> Tensor:
+        """B×T×T in −1..1 → B×C×T×T, through SAM's mask prompt."""
+        return embed_label_maps(self.sam, maps)
+
+    def attend(self, tokens: Tensor, prompts: Tensor) -> Tensor:
+        """B×C×T×T and B×Q×C → B×T²×C: the second output of the decoder's two-way transformer."""
+        b, c = tokens.shape[:2]
+        queries = torch.cat([own_tokens(self.sam.mask_decoder).expand(b, -1, -1), prompts], dim=1)
+        dense = self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, c, 1, 1)
+        position = self.sam.prompt_encoder.get_dense_pe().expand(b, -1, -1, -1)
+        features: Tensor = self.sam.mask_decoder.transformer(tokens + dense, position, queries)[1]
+        return features
+
+    def decode(
+        self, tokens: Tensor, prompts: Tensor, padding: Tensor | None = None, maps: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """B×4T×4T logits and B predicted IoU, as ``MaskDecoder.forward`` gives with ``multimask_output=False``."""
+        padding = prompts.new_zeros(prompts.shape[:2], dtype=torch.bool) if padding is None else padding
+        logits, quality = decode_masks(self.sam, tokens, prompts, padding, maps)
+        return logits[:, 0], quality[:, 0]
+
+    @property
+    def _side(self) -> int:
+        return cast("int", self.sam.image_encoder.img_size)
+
+
+def encode(sam: Sam, images: Tensor) -> Tensor:
+    """B×H×H×3 uint8 RGB → B×C×T×T float32 tokens of a SAM, with gradients where they are asked for."""
+    side = sam.image_encoder.img_size
+    pixels = images.permute(0, 3, 1, 2).to(sam.device, torch.float32)
+    if pixels.shape[-1] != side:
+        pixels = F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False, antialias=True)
+    dtype = next(sam.image_encoder.parameters()).dtype
+    return cast("Tensor", sam.image_encoder(sam.preprocess(pixels).to(dtype)).float())
+
+
+def assemble(encoder: nn.Module, img_size: int, tokens: int, embed_dim: int, *, mlp_dim: int, heads: int) -> Sam:
+    prompt_encoder = PromptEncoder(
+        embed_dim=embed_dim, image_embedding_size=(tokens, tokens), input_image_size=(img_size, img_size),
+        mask_in_chans=16,
+    )  # fmt: skip
+    transformer = TwoWayTransformer(depth=2, embedding_dim=embed_dim, mlp_dim=mlp_dim, num_heads=heads)
+    decoder = MaskDecoder(
+        num_multimask_outputs=3, transformer=transformer, transformer_dim=embed_dim, iou_head_depth=3,
+        iou_head_hidden_dim=256,
+    )  # fmt: skip
+    return Sam(encoder, prompt_encoder, decoder).eval()

@@ -1,1 +1,0 @@
-"""Stage two: from raw and reference pairs to occlusion masks."""

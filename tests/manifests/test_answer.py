@@ -1,0 +1,118 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3pot_batch.manifests import answer as answers
+from s3pot_batch.manifests.answer import assemble_segments
+from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.manifest import read_manifest
+from s3pot_batch.manifests.outcomes import Outcome, items_path, write_outcomes
+from s3pot_batch.manifests.plan import Plan, make_plan
+from s3pot_batch.manifests.schema import SEGMENTS
+from tests.manifests.tables import FACE, finish, manifest_file
+
+
+def planned(folder: Path, *, shard_size: int = 2, **columns: list[object]) -> tuple[Path, Plan]:
+    path = manifest_file(folder, **columns)
+    return path, make_plan(read_manifest(path), shard_size=shard_size, max_faces=3)
+
+
+@given(
+    statuses=st.lists(st.sampled_from(["ok", "no_face", "failed"]), min_size=1, max_size=12),
+    lost=st.sets(st.integers(0, 11)),
+    shard_size=st.integers(1, 5),
+    group=st.integers(1, 12),
+)
+def test_one_row_out_per_row_in_and_in_order(
+    tmp_path_factory: pytest.TempPathFactory, statuses: list[str], lost: set[int], shard_size: int, group: int
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    numbers: list[object] = list(range(len(statuses)))
+    path, plan = planned(folder, shard_size=shard_size, image=[f"{n}.jpg" for n in numbers], number=numbers)
+    for k in set(range(plan.shards)) - lost:
+        finish(folder, plan, k, [statuses[item.index] for item in plan.shard(k)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "ROW_GROUP", group)  # so that a few rows cross its boundaries
+        tally = assemble_segments(read_manifest(path), plan, folder, "f")
+    answer = pq.read_table(folder / "segments.parquet")
+    items = [item for shard in range(plan.shards) for item in plan.shard(shard)]
+    expected = ["failed" if item.shard in lost else statuses[item.index] for item in items]
+    assert answer["number"].to_pylist() == numbers
+    assert answer["status"].to_pylist() == expected
+    assert answer["row"].to_pylist() == [item.row for item in items]
+    assert answer["shard"].to_pylist() == [item.shard for item in items]
+    assert tally == {status: expected.count(status) for status in ("ok", "no_face", "failed")}
+
+
+def test_input_columns_come_first_and_the_answer_is_typed(tmp_path: Path) -> None:
+    path, plan = planned(tmp_path, image=["a.jpg"], who=["Ada"])
+    rle = {"size": [4, 6], "counts": "08"}
+    outcome = Outcome(0, "a", "ok", height=4, width=6, faces=(FACE,), occlusion=rle)
+    write_outcomes(tmp_path, "segments", 0, [outcome], "f")
+    assemble_segments(read_manifest(path), plan, tmp_path, "f", tmp_path / "elsewhere.parquet")
+    answer = pq.read_table(tmp_path / "elsewhere.parquet")
+    assert answer.column_names == ["image", "who", *SEGMENTS.names]
+    assert [answer.schema.field(name).type for name in SEGMENTS.names] == SEGMENTS.types
+    assert answer.schema.metadata[b"schema_version"] == b"1"
+    found = answer.to_pylist()[0]
+    assert found["faces"] == [
+        {"bbox": [0.0, 1.0, 2.0, 3.0], "score": 0.5, "occlusion_ratio": 0.1, "predicted_iou": 0.7,
+         "parse_confidence": 0.9},
+    ]  # fmt: skip
+    assert (found["occlusion"], found["face_region"]) == (rle, None)
+    assert (found["run"], found["fingerprint"]) == (tmp_path.name, "f")
+
+
+def test_a_shard_that_never_ran_says_so(tmp_path: Path) -> None:
+    path, plan = planned(tmp_path, image=["a", "b", "c"])
+    finish(tmp_path, plan, 0, ["ok", "no_face"])
+    assert assemble_segments(read_manifest(path), plan, tmp_path, "f") == {"ok": 1, "no_face": 1, "failed": 1}
+    lost = pq.read_table(tmp_path / "segments.parquet").to_pylist()[2]
+    assert (lost["error_type"], lost["error"]) == ("ShardError", "shard was not processed; run the command again")
+    assert lost["faces"] == []
+
+
+@pytest.mark.parametrize("wrong", ["settings", "order", "photos", "number", "damage"])
+def test_items_of_something_else_never_reach_the_answer(tmp_path: Path, wrong: str) -> None:
+    path, plan = planned(tmp_path, image=["a", "b"])
+    rows = [Outcome(n, name, "ok") for n, name in enumerate(["a", "b"])]
+    changed = {
+        "order": rows[::-1],
+        "photos": [rows[0], replace(rows[1], image_id="x")],
+        "number": rows[:1],
+    }.get(wrong, rows)
+    write_outcomes(tmp_path, "segments", 0, changed, "g" if wrong == "settings" else "f")
+    if wrong == "damage":
+        items_path(tmp_path, "segments", 0).write_bytes(b"PAR1")
+    with pytest.raises(ManifestError, match=r"00000\.parquet"):
+        assemble_segments(read_manifest(path), plan, tmp_path, "f")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.parquet", "items"]
+
+
+def test_a_plan_of_fewer_photos_loses_no_row_in_silence(tmp_path: Path) -> None:
+    path, _ = planned(tmp_path, image=["a", "b", "c"])
+    short = make_plan(read_manifest(path, 2), shard_size=2, max_faces=3)
+    with pytest.raises(AssertionError, match="3 rows in"):
+        assemble_segments(read_manifest(path), short, tmp_path, "f")
+    assert not (tmp_path / "segments.parquet").exists()
+
+
+def test_small_shards_share_a_row_group(tmp_path: Path) -> None:
+    path, plan = planned(tmp_path, shard_size=1, image=[f"{n}.jpg" for n in range(20)])
+    assemble_segments(read_manifest(path), plan, tmp_path, "f")
+    assert pq.ParquetFile(tmp_path / "segments.parquet").num_row_groups == 1
+
+
+def test_pandas_reads_what_pandas_wrote(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"image": ["a", "b"], "who": ["Ada", None]}, index=[5, 9])
+    frame.to_parquet(tmp_path / "in.parquet")
+    manifest = read_manifest(tmp_path / "in.parquet")
+    assemble_segments(manifest, make_plan(manifest, shard_size=1, max_faces=1), tmp_path, "f")
+    found = pd.read_parquet(tmp_path / "segments.parquet")
+    pd.testing.assert_frame_equal(found[["image", "who"]], frame)
+    assert list(found["status"]) == ["failed", "failed"]

@@ -1,0 +1,284 @@
+"""Commands that work, in this process, with the embedded models: what they write, how they end, how they go on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from s3pot_batch.manifests import files
+from s3pot_batch.manifests import plan as planning
+from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.manifests.manifest import read_manifest
+from s3pot_batch.pipeline.cli import app
+from s3pot_batch.pipeline.job import Tasks, open_job, work
+from s3pot_batch.pipeline.options import Options
+from s3pot_batch.stages.base import run_task, stage_named
+from s3pot_batch.stages.images import decode_rle
+from tests.portraits import blank, occluded
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # facer wants TorchScript
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def working(command: str, photos: Path, folder: Path, *options: object):
+    """A command on photos, one per shard, in this process; ``folder`` is the run's."""
+    given = ("--manifest", photos / "in.parquet", "--run", folder, "--device", "cpu", "--workers", 0)
+    return run(command, *given, "--shard-size", 1, *options)
+
+
+def answer_of(folder: Path) -> list[dict]:
+    """The answer but for its seconds, which no two runs share."""
+    rows = pq.read_table(folder / "segments.parquet").to_pylist()
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in (folder / "items").rglob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """A face behind a bar, a photo without a face, and one that is not there."""
+    folder = tmp_path_factory.mktemp("photos")
+    Image.fromarray(occluded()).save(folder / "face.png")
+    Image.fromarray(blank()).save(folder / "blank.png")
+    write_parquet(pa.table({"image": ["face.png", "blank.png", "gone.png"]}), folder / "in.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmented(photos, tmp_path_factory) -> Path:
+    """Their run folder, segmented."""
+    folder = tmp_path_factory.mktemp("segmented") / "run"
+    done = working("segment", photos, folder)
+    assert done.exit_code == 1, done.output
+    return folder
+
+
+@pytest.fixture
+def blanks(tmp_path) -> Path:
+    """Four photos without a face: quick work."""
+    for n in range(4):
+        Image.fromarray(blank()).save(tmp_path / f"{n}.png")
+    write_parquet(pa.table({"image": [f"{n}.png" for n in range(4)]}), tmp_path / "in.parquet")
+    return tmp_path
+
+
+def test_the_json_of_a_command_is_all_that_it_prints(photos, segmented, tmp_path):
+    folder = Path(shutil.copytree(segmented, tmp_path / "run"))
+    (folder / "items" / "segments" / "00001.parquet").unlink()
+    done = working("segment", photos, folder, "--png", "--json")
+    assert done.exit_code == 1
+    said = json.loads(done.stdout)
+    assert {name: said[name] for name in ("stage", "photos", "ok", "no_face", "failed", "unit")} == {
+        "stage": "segments", "photos": 3, "ok": 1, "no_face": 1, "failed": 1, "unit": "photos",
+    }  # fmt: skip
+    (failure,) = said["failures"]
+    assert (failure["image_id"], failure["error_type"]) == ("gone", "MissingFile")
+    assert said["files"] == [str(folder / name) for name in ("segments.parquet", "masks.zarr", "masks")]
+    assert all(Path(name).exists() for name in said["files"])
+    assert "segments: 1 photos in 1 shards" in done.stderr
+
+
+def test_a_summary_for_people_counts_and_gives_reasons(photos, segmented):
+    lines = working("segment", photos, segmented).stdout.splitlines()
+    assert lines[0].startswith("segments: 1 ok, 1 without a face, 1 failed of 3 photos; ")
+    assert lines[1] == "  1 × MissingFile"
+    assert lines[2].startswith("    gone: ")
+    assert lines[3:] == [f"  {segmented / name}" for name in ("segments.parquet", "masks.zarr")]
+
+
+def test_a_run_without_failures_ends_with_0(blanks):
+    assert working("references", blanks, blanks / "run").exit_code == 0
+    assert working("segment", blanks, blanks / "run").exit_code == 0
+    assert [row["status"] for row in answer_of(blanks / "run")] == ["no_face"] * 4
+
+
+def test_what_was_done_is_not_done_again(photos, segmented):
+    before, rows = times(segmented), answer_of(segmented)
+    assert working("segment", photos, segmented).exit_code == 1
+    assert times(segmented) == before
+    assert answer_of(segmented) == rows
+
+
+def test_only_what_lacks_is_done(photos, segmented, tmp_path):
+    folder = Path(shutil.copytree(segmented, tmp_path / "run"))
+    before, rows = times(folder), answer_of(folder)
+    lacking = "items/segments/00000.parquet"
+    for name in (lacking, "segments.parquet"):
+        (folder / name).unlink()
+    preview = json.loads(working("segment", photos, folder, "--dry-run", "--json").stdout)
+    assert preview["shards to do"] == {"references": 0, "segments": 1}
+    assert working("segment", photos, folder).exit_code == 1
+    after = times(folder)
+    assert {name for name in after if after[name] != before[name]} == {lacking}
+    assert answer_of(folder) == rows
+
+
+def test_stages_may_be_done_in_turn_and_by_the_runs_own_config(photos, segmented, tmp_path):
+    folder, options = tmp_path / "run", ("--config", segmented / "config.toml")
+    assert working("references", photos, folder, *options).exit_code == 1
+    before = times(folder)
+    status = json.loads(run("status", "--run", folder, "--json").stdout)
+    assert {stage["stage"]: stage["shards_done"] for stage in status["stages"]} == {"references": 3, "segments": 0}
+    assert not status["answer"]
+    assert working("segment", photos, folder, *options).exit_code == 1
+    assert {name: time for name, time in times(folder).items() if name in before} == before
+    assert answer_of(folder) == answer_of(segmented)
+    assert (folder / "config.toml").read_text() == (segmented / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--seed", 1), "references made with other settings: seed (0 → 1)"),
+        (("--limit", 2), "was planned for other photos"),
+        (("--per-image",), "segments made with other settings: "),
+    ],
+    ids=["seed", "photos", "per image"],
+)
+def test_a_run_folder_keeps_to_what_it_was_made_with(photos, segmented, options, reason):
+    before = times(segmented)
+    done = working("segment", photos, segmented, *options)
+    assert done.exit_code == 2
+    assert reason in done.stderr
+    assert done.stderr.endswith("; use another --run\n")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert times(segmented) == before
+
+
+LEARNING = "[training]\nepochs = 2\nlearning_rate = 0.001\n"
+"""Few steps that are long enough to be seen."""
+
+
+def test_per_image_fitting_does_the_stages_that_it_needs(photos, segmented, tmp_path):
+    by_file, in_turn = (tmp_path / name / "run" for name in ("file", "turn"))
+    (tmp_path / "with.toml").write_text(LEARNING + "[segments]\nper_image = true\n")
+    (tmp_path / "without.toml").write_text(LEARNING)
+    done = working("segment", photos, by_file, "--config", tmp_path / "with.toml", "--json")
+    assert done.exit_code == 1  # one photo is not there
+    assert [failure["error_type"] for failure in json.loads(done.stdout)["failures"]] == ["MissingFile"]
+    assert [row["status"] for row in answer_of(by_file)] == ["ok", "no_face", "failed"]
+    assert load_file(by_file / "fits" / "00000.safetensors").keys()
+    assert not load_file(by_file / "fits" / "00001.safetensors").keys()
+    status = json.loads(run("status", "--run", by_file, "--json").stdout)
+    assert [stage["stage"] for stage in status["stages"]] == ["references", "tokens", "fits", "segments"]
+    assert {stage["shards_done"] for stage in status["stages"]} == {3}
+    assert answer_of(by_file)[0]["predicted_iou"] != answer_of(segmented)[0]["predicted_iou"], "the fit changed nothing"
+    options = ("--config", tmp_path / "without.toml", "--per-image")
+    preview = json.loads(working("segment", photos, by_file, *options, "--dry-run", "--json").stdout)
+    assert preview["shards to do"] == {"references": 0, "tokens": 0, "fits": 0, "segments": 0}
+    assert working("train", photos, in_turn, *options).exit_code == 1
+    assert not (in_turn / "checkpoint").exists()
+    assert not (in_turn / "segments.parquet").exists()
+    assert working("segment", photos, in_turn, *options).exit_code == 1
+    assert answer_of(in_turn) == answer_of(by_file)
+
+
+def test_a_trained_adapter_is_the_runs_own(photos, segmented, tmp_path):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere" / "run"
+    (tmp_path / "mine.toml").write_text(LEARNING)
+    options = ("--config", tmp_path / "mine.toml")
+    done = working("train", photos, folder, *options, "--json")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert (said["stage"], said["unit"], said["photos"], said["ok"]) == ("train", "faces", 1, 1)
+    assert said["files"] == [str(folder / "checkpoint")]
+    assert "train: 2 epochs in 1 shards" in done.stderr
+    assert len(json.loads((folder / "checkpoint" / "config.json").read_text())["losses"]) == 2
+    before = (folder / "checkpoint" / "model.safetensors").stat().st_mtime_ns
+    assert working("train", photos, folder, *options).exit_code == 0
+    assert (folder / "checkpoint" / "model.safetensors").stat().st_mtime_ns == before
+    assert "trained here" in run("status", "--run", folder).stdout
+    assert working("segment", photos, folder, *options).exit_code == 1
+    rows = answer_of(folder)
+    assert rows[0]["fingerprint"] != answer_of(segmented)[0]["fingerprint"]
+    assert rows[0]["predicted_iou"] != answer_of(segmented)[0]["predicted_iou"]
+    given = ("--checkpoint", folder / "checkpoint")
+    assert working("segment", photos, elsewhere, *options, *given).exit_code == 1
+    assert answer_of(elsewhere) == rows
+
+
+def test_nothing_to_train_on_is_said_in_a_line(blanks):
+    done = working("train", blanks, blanks / "run")
+    assert done.exit_code == 1
+    assert "no face in this run to train on" in done.stdout
+    assert "Traceback" not in done.output
+    assert not (blanks / "run" / "checkpoint" / "model.safetensors").exists()
+
+
+def test_masks_are_written_as_pictures(photos, segmented, tmp_path):
+    done = run("export", "--run", segmented, "--out", tmp_path / "pictures", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"folder": str(tmp_path / "pictures"), "files": 2}
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["blank.png", "face.png"]
+    for row in answer_of(segmented)[:2]:
+        with Image.open(tmp_path / "pictures" / row["image"]) as picture:
+            assert picture.mode == "L"
+            assert np.array_equal(np.asarray(picture), decode_rle(row["occlusion"]).astype(np.uint8) * 255)
+    assert run("export", "--run", segmented, "--format", "png").stdout == f"{segmented / 'masks'}: 2 files\n"
+    by_export = {path.name: path.read_bytes() for path in (segmented / "masks").iterdir()}
+    shutil.rmtree(segmented / "masks")
+    assert working("segment", photos, segmented, "--png").exit_code == 1
+    by_option = {path.name: path.read_bytes() for path in (segmented / "masks").iterdir()}
+    assert by_export == by_option == {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
+
+
+def test_the_run_that_a_manifest_means_is_found(photos, segmented, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(segmented, "runs/in")
+    for command in ("status", "export"):
+        assert run(command, "--manifest", photos / "in.parquet").exit_code == 0
+    assert Path("runs/in/masks/face.png").exists()
+
+
+def test_the_plan_is_read_per_command_not_per_shard(blanks, monkeypatch):
+    read, whole = [], files.read_table
+    monkeypatch.setattr(planning, "read_table", lambda path, *rest: (read.append(path), whole(path, *rest))[1])
+    counts = {}
+    for shard_size in (4, 1):
+        options = Options(
+            blanks / "in.parquet", blanks / f"run{shard_size}", device="cpu", workers=0, shard_size=shard_size,
+            per_image=True,
+        )  # fmt: skip
+        for turn in ("first", "again"):
+            read.clear()
+            job = open_job(options, "segments")
+            summary = work(job)
+            counts[shard_size, turn] = len(read)
+            assert job.plan.shards == 4 / shard_size
+            assert summary.no_face == 4
+    assert counts[1, "first"] == counts[4, "first"]
+    assert counts[1, "again"] == counts[4, "again"] <= 2
+
+
+def test_a_shard_needs_no_plan_once_it_has_its_photos(blanks):
+    job = open_job(Options(blanks / "in.parquet", blanks / "run", device="cpu", workers=0, shard_size=2), "segments")
+    work(job)
+    shutil.rmtree(blanks / "run" / "items")
+    (blanks / "run" / "plan.parquet").unlink()
+    for stage in job.stages:
+        context = job.config.context(stage.name, job.run, device="cpu", batch_size=8)
+        for task in Tasks(stage, job.run, job.plan, range(2)):
+            report = run_task(task, context)
+            assert (report.items, report.no_face, report.error) == (2, 2, None)
+
+
+def test_a_stage_of_the_whole_run_has_one_task_without_photos(tmp_path):
+    write_parquet(pa.table({"image": ["a.jpg", "b.jpg"]}), tmp_path / "in.parquet")
+    plan = planning.make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=1, max_faces=1)
+    (task,) = Tasks(stage_named("train"), tmp_path, plan, [0])
+    assert task.items == ()
+    with pytest.raises(IndexError):
+        Tasks(stage_named("references"), tmp_path, plan, [1])[1]
+    assert Tasks(stage_named("references"), tmp_path, plan, [1])[0].items == plan.shard(1)

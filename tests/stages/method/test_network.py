@@ -1,0 +1,83 @@
+"""The network around the frozen segmenter: what is asked of the decoder, and of how many images at once."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.method.enhancement import enhance, token_region
+from s3pot_batch.stages.method.network import S3POT
+from s3pot_batch.stages.method.selection import select_prompts
+from s3pot_batch.stages.models.adapters.attention import AttentionAdapter
+
+
+def settled(network, **settings):
+    return S3POT(network.segmenter, network.adapter, network.settings.model_copy(update=settings))
+
+
+@torch.no_grad()
+def test_a_batch_gives_the_masks_of_its_images_one_by_one(network, tokens, region):
+    pairs = [network.prompt(tokens[0], tokens[1], region), network.prompt(tokens[1], tokens[0], region.roll(9, 1)[:]),
+             network.prompt(tokens[0], tokens[1], region & (torch.arange(64) < 30))]  # fmt: skip
+    assert len({len(pair.prompts.cells) for pair in pairs}) > 1
+    together = network(pairs)
+    for pair, found in zip(pairs, together, strict=True):
+        alone = network([pair])[0]
+        torch.testing.assert_close(found.logits, alone.logits, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.predicted_iou, alone.predicted_iou, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_mask_prompt_says_what_the_points_say(network, tokens, region):
+    occlusion = settled(network, mask_prompt=True, target="occlusion")
+    pair = occlusion.prompt(tokens[0], tokens[1], region)
+    flipped = replace(
+        pair, prompts=replace(pair.prompts, labels=1 - pair.prompts.labels, similarity=-pair.prompts.similarity)
+    )
+    asked_for_the_occlusion = -occlusion([pair])[0].logits
+    face = settled(network, mask_prompt=True, target="face")
+    torch.testing.assert_close(face([flipped])[0].logits, asked_for_the_occlusion)
+    without = settled(network, mask_prompt=False, target="face")
+    assert not torch.equal(face([flipped])[0].logits, without([flipped])[0].logits)
+
+
+def test_asking_for_the_occlusion_swaps_labels_and_answers_with_the_visible_face(network, tokens, region):
+    prompted = network.prompt(tokens[0], tokens[1], region)
+    face = network([prompted])[0].logits.detach()
+    turned = settled(network, target="occlusion")([prompted])[0].logits.detach()
+    both = settled(network, target="both")([prompted])[0].logits.detach()
+    prompted.prompts.labels.mul_(-1).add_(1)
+    torch.testing.assert_close(turned, -network([prompted])[0].logits.detach())
+    torch.testing.assert_close(both, (face + turned) / 2)
+    assert face.shape == (32, 32)
+
+
+def test_fe_and_the_adapter_can_be_left_out(network, tokens, region):
+    features = enhance(network.segmenter, tokens[0], tokens[1], token_region(region, 8), conditioned=False)
+    assert torch.equal(features.raw, tokens[0].flatten(1).T)
+    plain = settled(network, enhance=False).prompt(tokens[0], tokens[1], region)
+    assert torch.equal(plain.prompts.labels, select_prompts(features, token_region(region, 8)).labels)
+    as_they_are = settled(network, reweight=False)([plain])[0].logits
+    assert not torch.allclose(as_they_are, network([plain])[0].logits)
+    assert torch.equal(as_they_are, S3POT(network.segmenter, None, network.settings)([plain])[0].logits)
+
+
+def test_the_settings_of_matching_reach_it(network, tokens, region):
+    published = network.prompt(tokens[0], tokens[1], region).prompts
+    strict = settled(network, min_similarity=0.999).prompt(tokens[0], tokens[1], region).prompts
+    near = settled(network, reach=0.0).prompt(tokens[0], tokens[1], region).prompts
+    assert strict.labels.sum() < published.labels.sum()
+    assert (strict.labels <= published.labels).all()
+    assert not torch.equal(near.similarity, published.similarity)
+
+
+def test_an_adapter_of_another_width_is_refused(segmenter):
+    with pytest.raises(ConfigError, match="the adapter has 64 channels and the segmenter 32; train one") as caught:
+        S3POT(segmenter, AttentionAdapter(64))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_region_smaller_than_a_token_is_refused(network, tokens):
+    with pytest.raises(ValueError, match="no token"):
+        network.prompt(tokens[0], tokens[1], torch.zeros(64, 64, dtype=torch.bool))

@@ -1,0 +1,108 @@
+"""Stage one on real photos, with the shipped models: good ones, bad ones, and ones that the manifest says more of."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from examples.demo_photos import load_portrait
+from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.manifests.manifest import read_manifest
+from s3pot_batch.manifests.outcomes import read_outcomes
+from s3pot_batch.manifests.plan import make_plan, write_plan
+from s3pot_batch.stages import store
+from s3pot_batch.stages.base import ShardTask, StageContext, run_task
+from s3pot_batch.stages.method.alignment import Alignment
+from s3pot_batch.stages.models.profiles import EMBEDDED
+from s3pot_batch.stages.references import read_pair
+from tests.stages.conftest import prepare
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # facer wants TorchScript
+MARKS = [206.0, 107, 242, 107, 224, 128, 210, 144, 238, 144]
+IMAGES = ("astronaut.png", "grey.png", "text.png", "nowhere.png", "astronaut.png", "astronaut.png")
+LANDMARKS = (None, None, None, None, MARKS, [3.0] * 10)
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """A run folder of six photos, stage one done in one shard, without a plan by then; and the outcomes."""
+    folder = tmp_path_factory.mktemp("references")
+    Image.fromarray(load_portrait("astronaut")).save(folder / "astronaut.png")
+    Image.fromarray(np.full((80, 100, 3), 127, np.uint8)).save(folder / "grey.png")
+    (folder / "text.png").write_text("no photo")
+    write_parquet(pa.table({"image": IMAGES, "landmarks": LANDMARKS}), folder / "in.parquet")
+    plan = make_plan(read_manifest(folder / "in.parquet"), shard_size=6, max_faces=4)
+    write_plan(plan, folder / "run")
+    context = StageContext(folder / "run", EMBEDDED, EMBEDDED.settings, "f")
+    prepare("references", context)
+    (folder / "run" / "plan.parquet").unlink()
+    report = run_task(ShardTask("references", folder / "run", 0, plan.shard(0)), context)
+    assert (report.items, report.ok, report.no_face, report.failed) == (6, 2, 1, 3)
+    return folder / "run", read_outcomes(folder / "run", "references", 0)
+
+
+def test_every_photo_has_an_outcome_in_order(outcome):
+    _, outcomes = outcome
+    assert [one.index for one in outcomes] == list(range(6))
+    assert [one.status for one in outcomes] == ["ok", "no_face", "failed", "failed", "ok", "failed"]
+    assert [one.error_type for one in outcomes] == [None, None, "NotAnImage", "MissingFile", None, "BadLandmarks"]
+    assert all(one.seconds > 0 for one in outcomes)
+
+
+def test_errors_say_in_one_line_which_photo_and_what_to_do(outcome):
+    _, outcomes = outcome
+    for number, words in (
+        (2, "text.png: not a photo"),
+        (3, "nowhere.png: no such file"),
+        (5, "correct the manifest's"),
+    ):
+        assert words in outcomes[number].error
+        assert "\n" not in outcomes[number].error
+
+
+def test_sizes_are_those_of_photos_that_could_be_read(outcome):
+    _, outcomes = outcome
+    assert [(one.height, one.width) for one in outcomes] == [
+        (512, 512), (80, 100), (None, None), (None, None), (512, 512), (512, 512),
+    ]  # fmt: skip
+
+
+def test_a_face_is_described_and_stored_at_its_row(outcome):
+    run, outcomes = outcome
+    [face] = outcomes[0].faces
+    assert face.row == 0
+    assert EMBEDDED.settings.faces.min_score <= face.score <= 1
+    assert face.parse_confidence > EMBEDDED.settings.faces.min_parse_confidence
+    matrix, landmarks = np.array(face.matrix).reshape(2, 3), np.array(face.landmarks).reshape(5, 2)
+    np.testing.assert_allclose(Alignment.by_landmarks(landmarks, 256).matrix, matrix)
+    assert np.linalg.norm(landmarks.mean(0) - np.array(MARKS).reshape(5, 2).mean(0)) < 10
+    pair = read_pair(run, 0)
+    assert (pair.raw == Alignment(matrix, 256).warp(load_portrait("astronaut"))).all()
+    assert 0.1 < pair.region.mean() < 0.6
+    assert pair.region.dtype == bool
+    assert (pair.reference != pair.raw).any()
+
+
+def test_given_landmarks_are_believed(outcome):
+    run, outcomes = outcome
+    [face] = outcomes[4].faces
+    assert (face.row, face.score, list(face.landmarks)) == (16, 1.0, MARKS)
+    assert face.bbox == (206.0, 107.0, 242.0, 144.0)
+    assert read_pair(run, 16).region.any()
+
+
+def test_slots_without_a_face_stay_empty(outcome):
+    run, _ = outcome
+    filled = [bool(row.any()) for row in store.read_rows(run / "references.zarr", "raw", slice(0, 24))]
+    assert [row for row, any_pixel in enumerate(filled) if any_pixel] == [0, 16]
+
+
+def test_arrays_say_what_they_hold(outcome):
+    run, _ = outcome
+    raw, reference, parsing, region = store.read_row(
+        run / "references.zarr", 0, "raw", "reference", "parsing", "region"
+    )
+    assert raw.shape == reference.shape == (256, 256, 3)
+    assert parsing.shape == region.shape == (256, 256)
+    assert parsing.max() < 19
+    assert set(np.unique(region)) == {0, 1}

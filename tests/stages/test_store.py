@@ -1,0 +1,106 @@
+"""One shard of the plan is one Zarr shard, and its task writes it whole."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import xarray
+import zarr
+
+from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome, write_outcomes
+from s3pot_batch.manifests.plan import Plan
+from s3pot_batch.manifests.schema import PLAN
+from s3pot_batch.stages import store
+from s3pot_batch.stages.errors import ShardError
+from s3pot_batch.stages.store import ArraySpec
+
+ARRAYS = {
+    "picture": ArraySpec("uint8", 4, "a picture, RGB", 3),
+    "map": ArraySpec("float16", 4, "a map"),
+}
+
+
+def plan_of(photos, shard_size=2, max_faces=3):
+    rows = [
+        {"index": n, "image_id": f"p{n}", "image": f"/p{n}.png", "shard": n // shard_size, "row": n * max_faces}
+        for n in range(photos)
+    ]
+    return Plan(pa.Table.from_pylist(rows, PLAN), shard_size, max_faces, "digest")
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A store of five photos in three shards, of which the last is short."""
+    store.create(tmp_path / "x.zarr", plan_of(5), ARRAYS)
+    return tmp_path / "x.zarr"
+
+
+def value(number):
+    return {"picture": np.full((4, 4, 3), number, np.uint8), "map": np.full((4, 4), number / 4)}
+
+
+def test_a_shard_of_the_plan_is_a_shard_of_every_array(path):
+    group = zarr.open_group(path, mode="r")
+    picture, plain = (store.array_of(group, name) for name in ("picture", "map"))
+    assert dict(group.attrs) == {"encoding": "s3pot-batch", "version": 1, "shard_photos": 2, "faces_per_photo": 3}
+    assert (picture.shape, picture.shards, picture.chunks) == ((15, 4, 4, 3), (6, 4, 4, 3), (1, 4, 4, 3))
+    assert (plain.shape, plain.shards, plain.chunks, plain.dtype) == ((15, 4, 4), (6, 4, 4), (1, 4, 4), np.float16)
+    assert picture.attrs["description"] == "a picture, RGB"
+
+
+def test_rows_are_written_where_they_belong_and_the_others_stay_empty(path):
+    store.write_rows(path, ARRAYS, range(6, 12), {7: value(9), 9: value(3)})
+    store.write_rows(path, ARRAYS, range(12, 15), {14: value(1)})
+    pictures = store.read_rows(path, "picture", slice(0, 15))
+    assert {row: int(pictures[row].max()) for row in range(15) if pictures[row].any()} == {7: 9, 9: 3, 14: 1}
+    assert (store.read_rows(path, "map", [9, 7])[:, 0, 0] == [0.75, 2.25]).all()
+    picture, plain = store.read_row(path, 14, "picture", "map")
+    assert (picture == 1).all()
+    assert (plain == 0.25).all()
+    files = sorted(file.relative_to(path / "picture" / "c").as_posix() for file in (path / "picture" / "c").rglob("0"))
+    assert [file.split("/")[0] for file in files if file.count("/") == 3] == ["1", "2"]  # nothing of the first shard
+
+
+def test_writing_again_replaces_the_whole_shard(path):
+    store.write_rows(path, ARRAYS, range(6), {0: value(9), 5: value(8)})
+    store.write_rows(path, ARRAYS, range(6), {1: value(7)})
+    pictures = store.read_rows(path, "picture", slice(0, 6))
+    assert [int(picture.max()) for picture in pictures] == [0, 7, 0, 0, 0, 0]
+
+
+def test_a_store_that_is_there_keeps_what_it_holds(path):
+    store.write_rows(path, ARRAYS, range(6), {0: value(9)})
+    store.create(path, plan_of(5), {**ARRAYS, "more": ArraySpec("int8", 4, "added later")})
+    assert store.read_row(path, 0, "picture")[0].max() == 9
+    assert not store.read_rows(path, "more", slice(0, 15)).any()
+
+
+def test_another_shape_is_refused(path):
+    with pytest.raises(ShardError, match=r"x\.zarr/picture is \(15, 4, 4, 3\), not \(18, 4, 4, 3\); use another --run"):
+        store.create(path, plan_of(6), ARRAYS)
+
+
+def test_what_is_no_array_is_named(tmp_path):
+    zarr.open_group(tmp_path / "x.zarr", mode="a", zarr_format=3).create_group("map")
+    with pytest.raises(ShardError, match="map is no array; remove the run folder"):
+        store.create(tmp_path / "x.zarr", plan_of(5), ARRAYS)
+    with pytest.raises(ShardError, match="map is no array"):
+        store.read_rows(tmp_path / "x.zarr", "map", [0])
+
+
+def test_other_programs_open_it_with_names(path):
+    store.write_rows(path, ARRAYS, range(6), {4: value(2)})
+    with xarray.open_zarr(path) as opened:
+        assert opened["picture"].dims == ("row", "y", "x", "channel")
+        assert opened["map"].dims == ("row", "y", "x")
+        assert int(opened["picture"].isel(row=4).max()) == 2
+
+
+def test_filled_rows_are_those_of_the_faces_in_order(tmp_path):
+    def outcome(index, *rows):
+        faces = tuple(FaceOutcome(row, (0.0,) * 4, 0.5, (0.0,) * 10, (0.0,) * 6, 0.9) for row in rows)
+        return Outcome(index, f"p{index}", "ok" if faces else "no_face", faces=faces)
+
+    write_outcomes(tmp_path, "references", 0, [outcome(0, 0, 1), outcome(1)], "f")
+    write_outcomes(tmp_path, "references", 1, [outcome(2, 6), outcome(3, 9, 10, 11)], "f")
+    write_outcomes(tmp_path, "references", 2, [outcome(4)], "f")
+    assert store.filled_rows(tmp_path, plan_of(5)) == [0, 1, 6, 9, 10, 11]
