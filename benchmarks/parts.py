@@ -27,12 +27,12 @@ from s3pot_batch.pipeline.evaluation.baselines import drawn
 from s3pot_batch.pipeline.evaluation.compose import Composition, read_face
 from s3pot_batch.pipeline.evaluation.metrics import count
 from s3pot_batch.stages.images import Mask, Photo, read_mask, read_photo
-from s3pot_batch.stages.method.alignment import Alignment
-from s3pot_batch.stages.method.faces import FaceFinder
+from s3pot_batch.stages.method.alignment import AlignedFace, Alignment
+from s3pot_batch.stages.method.faces import FaceFinder, ParsedFace
 from s3pot_batch.stages.method.parsing import FaceParser
 from s3pot_batch.stages.method.references import ReferenceGenerator
 from s3pot_batch.stages.models.profiles import DEFAULT, find_profile
-from s3pot_batch.stages.models.protocols import Segmenter
+from s3pot_batch.stages.models.protocols import Detection, Segmenter
 from s3pot_batch.stages.models.registry import Models
 from s3pot_batch.stages.models.taxonomy import CELEBM
 from s3pot_batch.stages.settings import FaceSettings
@@ -66,6 +66,12 @@ class Case:
     """``CELEBM`` ids."""
     landmarks: NDArray[np.float64]
     """5×2 in frame pixels."""
+
+    def aligned(self, frame: Photo) -> AlignedFace:
+        """``photo`` or ``clean`` as if the face had been found where it is; composed photos hold it wholly."""
+        there = self.alignment.to_photo(self.landmarks)
+        box = (*there.min(0).tolist(), *there.max(0).tolist())
+        return AlignedFace(Detection(box, 1.0, there), self.alignment, frame, np.ones(frame.shape[:2], bool))
 
     @property
     def pasted(self) -> Mask:
@@ -113,7 +119,7 @@ def detector_figures(found: Sequence[Case], finder: FaceFinder) -> dict[str, flo
     for case in found:
         faces = finder.find(read_photo(case.location, finder.settings.max_pixels))
         eyes = np.linalg.norm(case.landmarks[1] - case.landmarks[0])
-        placed = [case.alignment.to_frame(face.detection.landmarks) for face in faces]
+        placed = [case.alignment.to_frame(face.aligned.detection.landmarks) for face in faces]
         distances = [float(np.linalg.norm(marks - case.landmarks, axis=1).mean()) for marks in placed]
         best = min((distance for distance in distances if distance < eyes / 3), default=None)
         errors += [] if best is None else [best]
@@ -132,14 +138,14 @@ def parser_figures(found: Sequence[Case], parser: FaceParser) -> dict[str, float
     for case in found:
         if case.annotation is None:
             continue
-        [clean] = parser.parse(case.clean[None], case.landmarks[None])
+        [clean] = parser.parse([case.aligned(case.clean)])
         for name, row in zip(FACE, CELEBM.ids(FACE), strict=True):
             ours, truth = parser.taxonomy.where(clean.parsing, [name]), CELEBM.where(case.annotation, [name])
             counts[row] += [(ours & truth).sum(), ours.sum(), truth.sum()]
         face = CELEBM.where(case.annotation, CELEBM.face)
         regions["region_clean"].append(count(clean.region, face, everywhere).iou)
         if case.hidden.any():
-            [occluded] = parser.parse(case.photo[None], case.landmarks[None])
+            [occluded] = parser.parse([case.aligned(case.photo)])
             regions["region_occluded"].append(count(occluded.region, face, everywhere).iou)
     return {**({"mean_f1_clean": mean_f1(counts)} if counts.any() else {}), **means(regions)}
 
@@ -203,10 +209,11 @@ def reference_figures(
     """Mean error of references against the clean photos, 0..255, and how often half of the occluder's trace is gone."""
     covered, before, visible, tiles = [], [], [], []
     for case in found:
-        parsed = parser.parse(case.photo[None], case.landmarks[None])
-        [reference] = references.generate(case.photo[None], parsed, [(case.name, 0)])
+        aligned = case.aligned(case.photo)
+        [parsed] = parser.parse([aligned])
+        [reference] = references.generate([ParsedFace(aligned, parsed)], [(case.name, 0)])
         error, was = (cv2.absdiff(picture, case.clean).mean(axis=2) for picture in (reference, case.photo))
-        seen = case.outline & parsed[0].region & ~case.hidden
+        seen = case.outline & parsed.region & ~case.hidden
         visible.append(float(error[seen].mean()))
         if case.hidden.any():
             covered.append(float(error[case.hidden].mean()))

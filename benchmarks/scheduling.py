@@ -2,21 +2,17 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from s3pot_batch.pipeline.config import resolve
 from s3pot_batch.pipeline.devices import Place
-from s3pot_batch.pipeline.runner import OnReport, run_serial
-from s3pot_batch.pipeline.scheduling import run_dask
-from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageContext
+from s3pot_batch.pipeline.runner import Runner, run_serial
+from s3pot_batch.pipeline.scheduling import dask_runner
+from s3pot_batch.stages.base import ShardReport, ShardTask, StageContext
 
 SHARDS, SECONDS = 40, 0.25
 """How many shards there are, and how long each one sleeps; a real one takes minutes."""
-
-Runner = Callable[[RunShard, Sequence[ShardTask], StageContext, OnReport], list[ShardReport]]
 
 
 def sleeps(task: ShardTask, _context: StageContext) -> ShardReport:
@@ -42,8 +38,8 @@ def scheduling() -> None:
     """Overhead per shard and efficiency of this process, and of one and two workers."""
     print(f"scheduling, this process: {_text(schedule(run_serial, 1))}")
     for workers in (1, 2):
-        run = partial(run_dask, places=(Place("cpu"),) * workers)
-        print(f"scheduling, Dask, workers: {workers}: {_text(schedule(run, workers))}")
+        with dask_runner((Place("cpu"),) * workers) as run:
+            print(f"scheduling, Dask, workers: {workers}: {_text(schedule(run, workers))}")
 
 
 def _text(found: Scheduled) -> str:

@@ -12,6 +12,8 @@ import pyarrow.csv
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.files import write_parquet
 
+TRUTHS = ("mask", "region", "face")
+"""Columns that hold masks, each a path or COCO RLE: what is hidden, where that is known, and the true face region."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
@@ -77,7 +79,7 @@ def _from_csv(path: Path, out: Path) -> pa.Table:
     if not path.is_file():
         raise ManifestError(f"{path}: no such file")
     # Names stay text: a guess would read 007 as 7.
-    text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(("image", "image_id", "mask"), pa.string()))
+    text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(("image", "image_id", *TRUTHS), pa.string()))
     try:
         table = pyarrow.csv.read_csv(path, convert_options=text)
     except pa.ArrowException as error:
@@ -87,9 +89,10 @@ def _from_csv(path: Path, out: Path) -> pa.Table:
     if not table.num_rows:
         raise ManifestError(f"{path}: the file has no rows")
     table = _converted(table, path, "image", lambda name: _rebased(name, path, out))
-    masks = table["mask"].to_pylist() if "mask" in table.column_names else []
-    encoded = any(mask.lstrip().startswith("{") for mask in masks if mask)  # COCO RLE instead of paths
-    table = _converted(table, path, "mask", json.loads if encoded else lambda name: _rebased(name, path, out))
+    for column in TRUTHS:
+        cells = table[column].to_pylist() if column in table.column_names else []
+        encoded = any(cell.lstrip().startswith("{") for cell in cells if cell)  # COCO RLE instead of paths
+        table = _converted(table, path, column, json.loads if encoded else lambda name: _rebased(name, path, out))
     for name in ("bbox", "landmarks"):
         table = _converted(table, path, name, json.loads)
     return table

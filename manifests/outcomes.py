@@ -53,6 +53,8 @@ class Outcome:
     face_region: Rle | None = None
     occlusion_ratio: float | None = None
     predicted_iou: float | None = None
+    faces_left_out: int | None = None
+    """Faces found beyond ``faces.max_faces``; nothing was done with them."""
     seconds: float = 0.0
 
     @property

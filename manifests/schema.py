@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STATUSES = ("ok", "no_face", "failed")
 
 RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
@@ -39,6 +39,7 @@ ITEM_SCHEMA = pa.schema(
         ("face_region", RLE),
         ("occlusion_ratio", pa.float64()),
         ("predicted_iou", pa.float64()),
+        ("faces_left_out", pa.int32()),
         ("seconds", pa.float64()),
     ]
 )
@@ -56,6 +57,7 @@ SEGMENTS = pa.schema(
         ("face_region", RLE),
         ("occlusion_ratio", pa.float64()),
         ("predicted_iou", pa.float64()),
+        ("faces_left_out", pa.int32()),
         ("run", pa.string()),
         ("shard", pa.int32()),
         ("row", pa.int64()),

@@ -1,7 +1,8 @@
 """A job: one command over one manifest in one run folder, stage by stage."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from s3pot_batch.pipeline.devices import Place, cpu_cores, placement, visible_gp
 from s3pot_batch.pipeline.options import Options
 from s3pot_batch.pipeline.progress import progress
 from s3pot_batch.pipeline.report.summary import Failure, Summary, summarise
-from s3pot_batch.pipeline.runner import run_serial
+from s3pot_batch.pipeline.runner import Runner, run_serial
 from s3pot_batch.stages.base import STAGES, ShardReport, ShardTask, Stage, run_task
 from s3pot_batch.stages.errors import ConfigError
 
@@ -124,11 +125,13 @@ def work(job: Job) -> Summary:
     _settle(job)
     reports: list[ShardReport] = []
     lacking: set[int] = set()
-    for stage in job.stages:
-        shards = [shard for shard in job.pending(stage) if shard not in lacking or stage.scope == "run"]
-        reports += _run_stage(job, stage, shards)
-        if stage.scope == "shard":
-            lacking |= set(job.pending(stage))  # a shard that one stage failed on is left out of the next
+    pending = {stage.name: job.pending(stage) for stage in job.stages}
+    with _runner(job.options, max(map(len, pending.values()))) as (run, device):
+        for stage in job.stages:
+            shards = [shard for shard in pending[stage.name] if shard not in lacking or stage.scope == "run"]
+            reports += _run_stage(job, stage, shards, run, device)
+            if stage.scope == "shard":
+                lacking |= set(job.pending(stage))  # a shard that one stage failed on is left out of the next
     target = job.stages[-1]
     if target.scope == "run":
         return _summary_of_run(job, target, reports, time.monotonic() - started)
@@ -156,12 +159,9 @@ def _settle(job: Job) -> None:
     configuration.write_run(job.config, job.run, [stage.name for stage in job.stages])
 
 
-def _run_stage(job: Job, stage: Stage, shards: Sequence[int]) -> list[ShardReport]:
+def _run_stage(job: Job, stage: Stage, shards: Sequence[int], run: Runner, device: str) -> list[ShardReport]:
     if not shards:
         return []
-    whole = stage.scope == "run"
-    places = () if whole else _places(job.options, len(shards))
-    device = places[0].device if places else job.options.device
     context = job.config.context(stage.name, job.run, device=device, batch_size=job.options.batch_size)
     if stage.store:
         from s3pot_batch.stages import store
@@ -169,14 +169,23 @@ def _run_stage(job: Job, stage: Stage, shards: Sequence[int]) -> list[ShardRepor
         store.create(job.run / stage.store, job.plan, stage.module.arrays(context))
     tasks = Tasks(stage, job.run.absolute(), job.plan, shards)
     sizes = {shard: job.plan.shard_photos(shard) for shard in shards}
-    if whole:
+    if stage.scope == "run":
         sizes = {0: job.config.settings.training.epochs}
     with progress(stage.name, sizes, stage.unit) as on_report:
-        if not (places or job.options.scheduler):
-            return run_serial(run_task, tasks, context, on_report)
-        from s3pot_batch.pipeline.scheduling import run_dask
+        return run(run_task, tasks, context, on_report)
 
-        return run_dask(run_task, tasks, context, on_report, places=places, address=job.options.scheduler)
+
+@contextmanager
+def _runner(options: Options, shards: int) -> Iterator[tuple[Runner, str]]:
+    """What runs the tasks of all stages, and the device that they see: workers and their models start once."""
+    places = _places(options, shards)
+    if not shards or not (places or options.scheduler):
+        yield run_serial, options.device
+        return
+    from s3pot_batch.pipeline.scheduling import dask_runner
+
+    with dask_runner(places, options.scheduler) as run:
+        yield run, places[0].device if places else options.device
 
 
 def _places(options: Options, shards: int) -> tuple[Place, ...]:

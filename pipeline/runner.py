@@ -12,6 +12,8 @@ from s3pot_batch.stages.errors import ConfigError, RetryableError, ShardError
 MAX_TRIES = 4
 
 OnReport = Callable[[ShardReport], None]
+Runner = Callable[[RunShard, Sequence[ShardTask], StageContext, OnReport], list[ShardReport]]
+"""What :func:`run_serial` is: tasks in, their reports out in the same order, and each told of as it comes."""
 log = logging.getLogger(__name__)
 
 

@@ -16,7 +16,7 @@ import dask
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed
 
 from s3pot_batch.pipeline.devices import Place
-from s3pot_batch.pipeline.runner import OnReport, attempt, failure
+from s3pot_batch.pipeline.runner import OnReport, Runner, attempt, failure
 from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageContext
 from s3pot_batch.stages.errors import ConfigError, ShardError
 
@@ -24,52 +24,54 @@ CONNECT_SECONDS = 30
 LOCAL_CPU = (Place("cpu"), Place("cpu"))
 
 
-def run_dask(
-    run_shard: RunShard,
-    tasks: Sequence[ShardTask],
-    context: StageContext,
-    on_report: OnReport,
-    *,
-    places: Sequence[Place] = LOCAL_CPU,
-    address: str | None = None,
-) -> list[ShardReport]:
-    """Run all shards on workers; the same contract as :func:`pipeline.runner.run_serial`.
-
-    As many shards are in flight as there are worker threads. More would be put on workers ahead of time, and
-    then a shard that kills its worker would take its neighbours' retries with it; tasks are too small for a
-    head start to be worth that.
+@contextmanager
+def dask_runner(places: Sequence[Place] = LOCAL_CPU, address: str | None = None) -> Iterator[Runner]:
+    """Workers that stay for as long as the runner is in use, and so do the models that they have loaded.
 
     Args:
-        run_shard: the stage; importable on the workers.
-        tasks: the shards to run.
-        context: what they share.
-        on_report: called in this process with each report as it comes.
         places: the local worker processes, without ``address``.
         address: a running scheduler, ``tcp://host:port``.
 
-    Returns:
-        The reports in the order of ``tasks``. A shard whose worker died more often than
+    Yields:
+        The same contract as :func:`s3pot_batch.pipeline.runner.run_serial`. A shard whose worker died more often than
         ``distributed.scheduler.allowed-failures`` gets a report with an error.
 
     Raises:
-        ConfigError: from the stage, or no scheduler answers at ``address``.
+        ConfigError: no scheduler answers at ``address``.
+    """
+    with _client(places, address) as client:
+
+        def run(
+            run_shard: RunShard, tasks: Sequence[ShardTask], context: StageContext, on_report: OnReport
+        ) -> list[ShardReport]:
+            return _run(client, run_shard, tasks, context, on_report)
+
+        yield run
+
+
+def _run(
+    client: Client, run_shard: RunShard, tasks: Sequence[ShardTask], context: StageContext, on_report: OnReport
+) -> list[ShardReport]:
+    """Run all shards.
+
+    As many are in flight as there are worker threads. More would be put on workers ahead of time, and then a shard that
+    kills its worker would take its neighbours' retries with it; tasks are too small for a head start to be worth that.
     """
     done: dict[int, ShardReport] = {}
     waiting = iter(range(len(tasks)))
-    with _client(places, address) as client:
-        flying: dict[Future[ShardReport], tuple[int, ShardTask]] = {}
-        queue = as_completed(loop=client.loop)
-        while len(done) < len(tasks):
-            threads = sum(client.nthreads().values())
-            for number in islice(waiting, max(0, max(1, threads) - len(flying))):
-                task = tasks[number]
-                future = client.submit(attempt, run_shard, task, context, pure=False)
-                flying[future] = number, task
-                queue.add(future)
-            future = next(queue)
-            number, task = flying.pop(future)
-            done[number] = _outcome(future, task)
-            on_report(done[number])
+    flying: dict[Future[ShardReport], tuple[int, ShardTask]] = {}
+    queue = as_completed(loop=client.loop)
+    while len(done) < len(tasks):
+        threads = sum(client.nthreads().values())
+        for number in islice(waiting, max(0, max(1, threads) - len(flying))):
+            task = tasks[number]
+            future = client.submit(attempt, run_shard, task, context, pure=False)
+            flying[future] = number, task
+            queue.add(future)
+        future = next(queue)
+        number, task = flying.pop(future)
+        done[number] = _outcome(future, task)
+        on_report(done[number])
     return [done[number] for number in range(len(tasks))]
 
 
@@ -121,10 +123,11 @@ def _interrupts_later() -> Iterator[None]:
 def _local_cluster(places: Sequence[Place]) -> SpecCluster:
     """One process per place. A worker has one thread for shards; its libraries share out the cores."""
     threads = dict(places[0].environment).get("OMP_NUM_THREADS", "1")
-    # Thread counts are read when a library loads, which is before a worker's own environment applies.
-    # Logs are silenced because a worker's death ends in a report, and its shut-down interests nobody.
+    # Thread counts are read when a library loads, which is before a worker's own environment applies. The whole table
+    # is replaced: Dask's own also holds MALLOC_TRIM_THRESHOLD_, with which glibc maps and unmaps larger tensors.
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names})
+    dask.config.set({"distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads)})
+    # Logs are silenced because a worker's death ends in a report, and its shut-down interests nobody.
     address = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     workers = {
         number: {

@@ -353,27 +353,3 @@ def _shade(rng: np.random.Generator, texture: Image, light: NDArray[np.float32])
     size = texture.shape[0]
     room = cv2.resize(rng.normal(1, 0.2, (3, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     return np.asarray((texture * light * room[..., None]).clip(0, 255), np.uint8)
-
-
-def backdrop(rng: np.random.Generator, photo: Image, landmarks: NDArray[np.float32], size: int) -> Image:
-    """A scene without a face: a plain ground or the edge of a photo far enlarged, and things before it; S×S×3 uint8.
-
-    Some of the things are of skin, as hands and shoulders are, so that skin alone is no face; some are round.
-    """
-    image = np.full((size, size, 3), rng.uniform(0, 255, 3), np.uint8)
-    if rng.random() < 0.6:
-        side = photo.shape[0]
-        corners = (photo[: side // 5, : side // 4], photo[-side // 6 :, : side // 4], photo[-side // 8 :])
-        corner = corners[int(rng.integers(3))]  # sky, shoulder, clothes
-        image = np.asarray(cv2.resize(corner, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8).copy()
-    for number in rng.integers(4, size=int(rng.integers(0, 7))):
-        somewhere = np.tile(rng.uniform(0, size, 2), (5, 1)).astype(np.float32)
-        plain = (_blob, _bar, _cup)  # cups are round: with others on them they make badges and patches
-        body = _hand(rng, size) if number == 3 else _plain_body(rng, plain[number](rng, size, somewhere))
-        alpha = body.alpha[..., None]
-        if rng.random() < 0.4:
-            texture = cv2.resize(_skin(rng, photo, landmarks), (size, size))
-        else:
-            texture = _plain_texture(rng, size, str(rng.choice(["flat", "noise", "stripes"])))
-        image = (image * (1 - alpha) + _shade(rng, np.asarray(texture, np.uint8), body.light) * alpha).astype(np.uint8)
-    return image

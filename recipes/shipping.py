@@ -14,7 +14,7 @@ from s3pot_batch.stages.models.checkpoints import EMBEDDED, read_state
 SHIPPED = Path("shipped")
 """As a recipe's ``--start``: go on from the package's own weights."""
 FILES = {
-    "detector": "detector.safetensors", "parser": "parser.pt", "sam": "segmenter.safetensors",
+    "parser": "parser.pt", "sam": "segmenter.safetensors",
     **{part: f"inpainter/{part}/diffusion_pytorch_model.safetensors" for part in ("vae", "unet", "controlnet")},
 }  # fmt: skip
 """Where the package keeps the weights of each module that a recipe trains."""

@@ -19,7 +19,8 @@ from s3pot_batch.pipeline.devices import settle_threads
 from s3pot_batch.stages.choices import check_choices
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.images import as_rgb, read_photo
-from s3pot_batch.stages.method.faces import NOTHING, AlignedFace, Hint
+from s3pot_batch.stages.method.alignment import AlignedFace
+from s3pot_batch.stages.method.faces import NOTHING, Hint
 from s3pot_batch.stages.method.learning import fit_face
 from s3pot_batch.stages.method.masks import FaceMask, PastedMask, paste, ratio, segment_pairs
 from s3pot_batch.stages.method.network import S3POT, Prompted
@@ -178,7 +179,7 @@ class Segmenter:
             faces = [
                 (n, slot, face)
                 for n, (photo, hint) in enumerate(zip(photos, hints, strict=True))
-                for slot, face in enumerate(stage_one.find(photo, hint))
+                for slot, face in enumerate(stage_one.find(photo, hint)[: self.settings.faces.max_faces])
             ]
             found: dict[int, list[FaceAnswer]] = {n: [] for n in range(len(photos))}
             at_once = 1 if self.models.device == "cpu" else max(len(faces), 1)  # as a run's workers do

@@ -141,7 +141,7 @@ class Stage:
 
 
 _MODULES = {"train": "training"}
-LEARNING = ("training", "segments.target", "segments.reweight")
+LEARNING = ("training", "segments.target", "segments.adapter", "segments.prompt_step")
 
 STAGES = (
     Stage("references", settings=("seed", "faces", "references"), parts=("detector", "parser", "inpainter"),

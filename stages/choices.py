@@ -20,6 +20,7 @@ def check_choices(profile: Profile, settings: Settings) -> None:
         REGISTRIES[part].module(profile.part(part).kind)
     taxonomy = taxonomy_of(profile.parser)
     _known("references.face_classes", settings.references.face_classes, taxonomy.classes)
+    _known("references.hidden_classes", settings.references.hidden_classes, taxonomy.classes)
     _known("training.objectives", settings.training.objectives, known_objectives())
 
 

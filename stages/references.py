@@ -15,7 +15,7 @@ from s3pot_batch.stages.base import ShardResult, StageContext
 from s3pot_batch.stages.errors import ItemError
 from s3pot_batch.stages.images import Photo, read_photo
 from s3pot_batch.stages.method.alignment import NotAFace
-from s3pot_batch.stages.method.faces import AlignedFace, Hint
+from s3pot_batch.stages.method.faces import Hint, ParsedFace
 from s3pot_batch.stages.method.pairs import Pair
 from s3pot_batch.stages.method.stage_one import ReferencedFace, StageOne
 from s3pot_batch.stages.models.registry import taxonomy_of
@@ -34,7 +34,7 @@ class _Found:
 
     item: PlannedItem
     slot: int
-    face: AlignedFace
+    face: ParsedFace
 
     @property
     def row(self) -> int:
@@ -72,22 +72,23 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
     return ShardResult([replace(one, faces=tuple(described.get(one.index, ()))) for one in outcomes], values)
 
 
-def _find(item: PlannedItem, stage_one: StageOne) -> tuple[Outcome, list[AlignedFace]]:
+def _find(item: PlannedItem, stage_one: StageOne) -> tuple[Outcome, list[ParsedFace]]:
     """Decode one photo and align its faces; what goes wrong becomes the photo's status and reason."""
     started = time.perf_counter()
-    outcome, faces = Outcome(item.index, item.image_id, "no_face"), list[AlignedFace]()
+    outcome, faces = Outcome(item.index, item.image_id, "no_face"), list[ParsedFace]()
     try:
         photo = read_photo(item.image, stage_one.settings.faces.max_pixels)
         outcome = replace(outcome, height=photo.shape[0], width=photo.shape[1])
         faces = _faces_of(item, photo, stage_one)
     except ItemError as error:
         outcome = replace(outcome, status="failed", error_type=type(error).__name__, error=str(error))
+    most = stage_one.settings.faces.max_faces
     if faces:
-        outcome = replace(outcome, status="ok")
-    return replace(outcome, seconds=time.perf_counter() - started), faces
+        outcome = replace(outcome, status="ok", faces_left_out=max(len(faces) - most, 0))
+    return replace(outcome, seconds=time.perf_counter() - started), faces[:most]
 
 
-def _faces_of(item: PlannedItem, photo: Photo, stage_one: StageOne) -> list[AlignedFace]:
+def _faces_of(item: PlannedItem, photo: Photo, stage_one: StageOne) -> list[ParsedFace]:
     landmarks = np.array(item.landmarks).reshape(5, 2) if item.landmarks else None
     try:
         return stage_one.find(photo, Hint(item.bbox, landmarks))

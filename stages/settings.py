@@ -12,7 +12,8 @@ from s3pot_batch.stages.errors import ConfigError
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]  # TOML and JSON know lists only
+AnyNames = Annotated[tuple[str, ...], Field(strict=False)]  # TOML and JSON know lists only
+Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 
 
 class Prompting:
@@ -32,12 +33,14 @@ class FaceSettings(Section):
 
     max_faces: Count = 4
     """Most faces per photo, best score first; also the number of Zarr rows that the plan gives a photo."""
-    min_score: Fraction = 0.4
+    min_score: Fraction = 0.1
     """Detections with a lower score are dropped."""
+    relative_score: Fraction = 0.5
+    """Detections whose score is a smaller fraction of the photo's best are dropped."""
     refine: bool = True
-    """Parse each detected face once more than needed, and align it anew by where its parts were found."""
+    """Align each face anew by where its parts were found, if that makes the parser surer."""
     min_parse_confidence: Fraction = 0.0
-    """With ``refine``: a detection whose parts the parser is less sure of, on the mean, is no face; 0 believes all."""
+    """A detection whose parts the parser is less sure of, on the mean, is no face; 0 believes all."""
     frame: Count = 256
     """Side of the square aligned frame, in pixels."""
     max_pixels: Count = 100_000_000
@@ -49,6 +52,9 @@ class ReferenceSettings(Section):
 
     face_classes: Names = ("face", "rb", "lb", "re", "le", "nose", "imouth", "llip", "ulip", "eyeg")
     """The parser's classes that make the parsed face region M; eyeglasses are in M (authors' code)."""
+    hidden_classes: AnyNames = ("eyeg",)
+    """Parsed classes that lie in front of the face: the inpainter is told skin there, and fills them without seeing
+    them."""
     dilation: Fraction = 0.03
     """The region handed to the inpainter is M dilated by this fraction of the frame's side."""
     passes: Annotated[int, Field(ge=1, le=2)] = 1
@@ -74,8 +80,10 @@ class SegmentSettings(Section):
     """What the mask decoder is asked for: the visible face (authors' code), the occlusion, or both (the mean)."""
     enhance: Annotated[bool, Prompting] = True
     """FE: match prompt-conditioned features; else the encoder's plain tokens."""
-    reweight: bool = True
+    adapter: bool = True
     """PS's adapter, one self-attention layer; else the prompts go to the decoder as they are."""
+    prompt_step: Count = 1
+    """The decoder gets every n-th prompt along x and y; its time grows with their number."""
     mask_prompt: bool = False
     """Give the points' labels to SAM's mask prompt too, as a coarse map over M (beyond the paper)."""
     min_similarity: Annotated[Fraction, Prompting] = 0.0

@@ -167,6 +167,7 @@ def test_the_parsers_own_classes_make_the_face_region(run):
     assert (parsing == drawn).mean() > 0.97
     assert iou(region > 0, (drawn > 0) & (drawn != classes().index("hair"))) > 0.95
     assert resolve(file=run / "config.toml").settings.references.face_classes == PARSERS.module("lapa").TAXONOMY.face
+    assert resolve(file=run / "config.toml").settings.references.hidden_classes == ()
 
 
 def test_a_class_that_the_parser_lacks_is_named(run, tmp_path):

@@ -22,6 +22,7 @@ TAXONOMY = Taxonomy(
     eyes=(("re",), ("le",)),
     nose=("nose",),
     mouth=("ulip", "imouth", "llip"),
+    skin=("face",),
     worn=(),
     sides=(("rb", "lb"), ("re", "le")),
 )

@@ -36,7 +36,7 @@ VARIANTS = (
     Variant("trained anew"),
     Variant("without FE", {"segments": {"enhance": False}}),
     Variant("with FE", {"segments": {"enhance": True}}),
-    Variant("without the adapter", {"segments": {"reweight": False}}),
+    Variant("without the adapter", {"segments": {"adapter": False}}),
     *(without(objective) for objective in OBJECTIVES),
     Variant("with the mask prompt", {"segments": {"mask_prompt": True}}),
     Variant("without the mask prompt", {"segments": {"mask_prompt": False}}),
@@ -74,7 +74,7 @@ def ablate(base: Job, training: Job, on_variant: Callable[[str], None]) -> dict[
         if variant.changes and changed.config.settings == base.config.settings:
             continue  # the base is that variant already
         on_variant(variant.name)
-        if changed.config.settings.segments.reweight:
+        if changed.config.settings.segments.adapter:
             taught = varied(training, variant, "train")
             work(taught)
             changed = replace(changed, config=changed.config.with_checkpoint(taught.run / "checkpoint"))

@@ -18,9 +18,12 @@ from s3pot_batch.stages.images import Mask, decode_rle, read_mask
 OURS = "S3POT"
 FIGURES = ("iou", "miou", "boundary_iou", "precision", "recall", "f1", "whole_iou")
 """Means over the occluded photos; ``false_positive_area`` is the mean over the others."""
-NOTES = """IoU, boundary IoU, precision, recall and F1 are of the occlusion inside the found face region M, over
-occluded photos; whole IoU does not cut the truth to M. mIoU is over visible face, occlusion and background. Clean
-marked is the share of M that is marked on unoccluded photos. In brackets: bootstrap 95 % intervals over photos."""
+FOUND = 0.3
+"""Least IoU of the found face region with the manifest's ``region`` from which its face counts as found."""
+NOTES = """Found: photos whose face was found, where it is if the manifest says so. IoU, boundary IoU, precision, recall
+and F1 are of the occlusion inside the face, over occluded photos: inside the manifest's region where it has one, else
+inside the found region M; whole IoU does not cut the truth to M. mIoU is over visible face, occlusion and background.
+Clean marked is the share of the face that is marked on unoccluded photos. In brackets: bootstrap 95 % intervals."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class EvaluationResult:
 
     def table(self) -> str:
         """The summary as text; a figure without an occluded photo is a dash."""
-        head = ("method", "photos", "n", "faceless", "IoU", "mIoU", "boundary", "precision", "recall", "F1",
+        head = ("method", "photos", "found", "IoU", "mIoU", "boundary", "precision", "recall", "F1",
                 "whole IoU", "clean marked")  # fmt: skip
         lines = [head, *(self._line(entry) for entry in self.summary)]
         widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
@@ -57,7 +60,7 @@ class EvaluationResult:
         figures = ["–" if entry[name] is None else f"{entry[name]:.3f}" for name in FIGURES[1:]]
         clean = entry["clean_marked"]
         return (
-            entry["method"], entry["photos"], str(entry["n"]), str(entry["faceless"]),
+            entry["method"], entry["photos"], f"{entry['found']}/{entry['n']}",
             "–" if entry["iou"] is None else f"{entry['iou']:.3f} [{entry['iou_low']:.3f}, {entry['iou_high']:.3f}]",
             *figures,
             "–" if clean is None else
@@ -125,37 +128,46 @@ def _score(
 ) -> Iterator[tuple[str, dict[str, float]]]:  # fmt: skip
     """One photo's figures, method by method."""
     truth = read_mask(row["mask"], folder)
-    face = read_mask(row["face"], folder) if row.get("face") is not None else None
+    face, region = (read_mask(row[name], folder) if row.get(name) is not None else None for name in ("face", "region"))
     for method, rows in answers.items():
-        yield method, compare(answer_of(rows[number], truth.shape), truth, face)
+        yield method, compare(answer_of(rows[number], truth.shape), truth, face, region)
     for method, found in others.items():
-        yield method, compare(found.get(number, answer_of(row | {"occlusion": None}, truth.shape)), truth, face)
+        answer = found.get(number, answer_of(row | {"occlusion": None}, truth.shape))
+        yield method, compare(answer, truth, face, region)
 
 
 def answer_of(row: Mapping[str, Any], shape: tuple[int, ...]) -> Answer:
-    """A row's masks; without a face the answer is empty, and the whole photo is compared.
+    """A row's masks; without a face they are empty.
 
     Raises:
         ConfigError: they do not have the truth's shape.
     """
     empty = np.zeros(shape, bool)
     occlusion = decode_rle(row["occlusion"]) if row["occlusion"] else empty
-    region = decode_rle(row["face_region"]) if row["status"] == "ok" else ~empty
+    region = decode_rle(row["face_region"]) if row["status"] == "ok" else empty
     if occlusion.shape != shape or region.shape != shape:
         raise ConfigError(f"{row['image']}: its mask is {shape}, the photo {region.shape}")
     return Answer(occlusion, region)
 
 
-def compare(answer: Answer, truth: Mask, face: Mask | None = None) -> dict[str, float]:
-    """Figures of one photo, inside the found region; of the whole photo where the region misses the occlusion.
+def compare(
+    answer: Answer, truth: Mask, face: Mask | None = None, region: Mask | None = None
+) -> dict[str, float]:  # fmt: skip
+    """Figures of one photo.
+
+    They are of the given region, else of the found one, and of the whole photo where that misses the occlusion or no
+    face was found.
 
     Args:
         answer: what was found.
         truth: H×W, the occluder's pixels.
         face: H×W, the true face region, where the manifest has a column ``face``; else the found one stands in for it.
+        region: H×W, where the truth is known, the column ``region``: nothing outside it is scored.
     """
     missed = truth.any() and not (truth & answer.region).any()  # the wrong face was found
-    inside = np.ones_like(truth) if missed else answer.region
+    inside = np.ones_like(truth) if missed or not answer.region.any() else answer.region
+    if region is not None:
+        inside, face = region, region if face is None else face
     counts = count(answer.occlusion, truth, inside)
     whole = count(answer.occlusion, truth if face is None else truth & face, np.ones_like(truth))
     return {
@@ -163,7 +175,14 @@ def compare(answer: Answer, truth: Mask, face: Mask | None = None) -> dict[str, 
         "boundary_iou": boundary_iou(answer.occlusion & inside, truth & inside),
         "precision": counts.precision, "recall": counts.recall, "f1": counts.f1, "whole_iou": whole.iou,
         "false_positive_area": counts.false_positive_area,
+        "found": float(_is_found(answer.region, region)),
     }  # fmt: skip
+
+
+def _is_found(found: Mask, region: Mask | None) -> bool:
+    if region is None:
+        return bool(found.any())
+    return bool((found & region).sum() >= FOUND * (found | region).sum())
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -184,6 +203,7 @@ def _means(method: str, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[st
     marked = mean_with_interval(clean) if clean else (None,) * 3
     return {
         "method": method, "photos": name, "n": len(rows), "faceless": sum(row["status"] != "ok" for row in rows),
+        "found": sum(row["found"] > 0 for row in rows),
         **{figure: float(np.nanmean([row[figure] for row in occluded])) if occluded else None for figure in FIGURES},
         "iou_low": iou[1], "iou_high": iou[2],
         "clean_marked": marked[0], "clean_low": marked[1], "clean_high": marked[2],

@@ -9,10 +9,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from s3pot_batch.stages.models.protocols import Detection
+
 Points = NDArray[np.floating]
 
 MIRROR = (1, 0, 2, 4, 3)
 """The order of the five landmarks in a mirrored photo: eyes and mouth corners change sides."""
+
+
+OUTSIDE = (127, 127, 127)
+"""What the frame shows beyond the photo. Its mirror image would be a second face: mouths double, foreheads shrink."""
 
 
 class NotAFace(ValueError):
@@ -73,14 +79,21 @@ class Alignment:
         return moved(points, self.inverse)
 
     def warp(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Draw an H×W×3 photo in the frame, S×S×3, without aliasing where it is made smaller."""
+        """Draw an H×W×3 photo in the frame, S×S×3, without aliasing where it is made smaller; grey outside."""
         scale = float(np.sqrt(abs(np.linalg.det(self.matrix[:, :2]))))
         if scale < 0.5:
             photo = np.asarray(cv2.GaussianBlur(photo, (0, 0), 0.4 / scale), np.uint8)
         drawn = cv2.warpAffine(
-            photo, self.matrix, (self.size, self.size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-        )
+            photo, self.matrix, (self.size, self.size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+            borderValue=OUTSIDE,
+        )  # fmt: skip
         return np.asarray(drawn, np.uint8)
+
+    def inside(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        """S×S, where the frame shows an H×W photo and nothing beyond its edge."""
+        there = np.full(shape[:2], 255, np.uint8)
+        drawn = cv2.warpAffine(there, self.matrix, (self.size, self.size), flags=cv2.INTER_LINEAR)
+        return np.asarray(drawn == 255, bool)
 
     def warp_labels(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Draw H×W labels in the frame, S×S; 0 outside the photo."""
@@ -92,6 +105,33 @@ class Alignment:
         height, width = shape
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return np.asarray(cv2.warpAffine(values, self.matrix, (width, height), flags=flags, borderValue=0), np.float32)
+
+
+@dataclass(frozen=True)
+class AlignedFace:
+    """One face in its frame of side S."""
+
+    detection: Detection
+    alignment: Alignment
+    raw: NDArray[np.uint8]
+    """S×S×3 uint8 RGB, grey where the photo ends."""
+    inside: NDArray[np.bool_]
+    """S×S, where the frame shows the photo."""
+
+    @classmethod
+    def drawn(cls, photo: NDArray[np.uint8], detection: Detection, size: int) -> "AlignedFace":
+        """A detected face of an H×W×3 uint8 RGB photo.
+
+        Raises:
+            NotAFace: its landmarks do not span a face.
+        """
+        alignment = Alignment.by_landmarks(detection.landmarks, size)
+        return cls(detection, alignment, alignment.warp(photo), alignment.inside(photo.shape))
+
+    @property
+    def landmarks(self) -> NDArray[np.float64]:
+        """5×2 (x, y) in frame pixels."""
+        return self.alignment.to_frame(self.detection.landmarks)
 
 
 @cache

@@ -1,25 +1,28 @@
-"""Finding the faces of a photo and bringing them into the aligned frame."""
+"""Finding the faces of a photo: the detector proposes, the parser judges and moves the frame to where the face is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision.ops import box_iou
 
-from s3pot_batch.stages.method.alignment import Alignment, NotAFace
-from s3pot_batch.stages.method.parsing import FaceParser
+from s3pot_batch.stages.method.alignment import AlignedFace, NotAFace
+from s3pot_batch.stages.method.candidates import around, at_box, in_a_turn, same_face, shifted, stands
+from s3pot_batch.stages.method.parsing import FaceParser, Parsed
 from s3pot_batch.stages.method.refinement import refined
 from s3pot_batch.stages.models.protocols import Detection, Detector
 from s3pot_batch.stages.settings import FaceSettings
 
-SAME = 0.2
-"""Boxes that share so much of the smaller one are one face: a forehead or a neck makes half a face of its own."""
-AT_THE_BOX = 0.2
-"""Least IoU of a detection with the box that somebody gave."""
 LEAST_PARTS = 2
-"""Of eyes, nose and mouth: what has fewer is no face."""
+"""Of two eyes, nose and mouth: what shows fewer is no face."""
+UPRIGHT = 0.99
+"""A photo whose best face has a lower score, or lies on a side, is looked at lying on its sides and its head, too."""
+SURER = 0.01
+"""By how much surer the parser has to be of a face that the photo shows lying than of one that stands, if there is."""
+DOUBT = 0.13
+"""How much surer the parser has to be of what the detector does not believe at all."""
+WORSE = 0.005
+"""By how much less sure of itself the parser may be after the frame was moved to the parts that it found."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +37,20 @@ NOTHING = Hint()
 
 
 @dataclass(frozen=True)
-class AlignedFace:
-    """One face in its frame; ``raw`` S×S×3 uint8 RGB."""
+class ParsedFace:
+    """A face that was found: in its frame, and parsed."""
 
-    detection: Detection
-    alignment: Alignment
-    raw: NDArray[np.uint8]
-
-    @property
-    def landmarks(self) -> NDArray[np.float64]:
-        """5×2 (x, y) in frame pixels."""
-        return self.alignment.to_frame(self.detection.landmarks)
+    aligned: AlignedFace
+    parsed: Parsed
 
 
 class FaceFinder:
-    """Detector and parser together: the detector proposes faces, and the parser judges them.
+    """Detector and parser together.
 
     Args:
-        detector: finds candidates.
-        parser: parses them.
-        settings: how many faces, how sure, and how large the frame is.
+        detector: finds candidates, down to low scores.
+        parser: tells faces from patches that look like one from afar.
+        settings: how sure both have to be, and how large the frame is.
     """
 
     def __init__(self, detector: Detector, parser: FaceParser, settings: FaceSettings) -> None:
@@ -61,8 +58,11 @@ class FaceFinder:
         self.parser = parser
         self.settings = settings
 
-    def find(self, photo: NDArray[np.uint8], hint: Hint = NOTHING) -> list[AlignedFace]:
-        """The faces of an H×W×3 uint8 RGB photo, the surest first; given landmarks are believed.
+    def find(self, photo: NDArray[np.uint8], hint: Hint = NOTHING) -> list[ParsedFace]:
+        """All faces of an H×W×3 uint8 RGB photo, the best first.
+
+        Given landmarks are believed. A given box is searched, and then believed: in there is a face or none, whatever
+        else the photo shows.
 
         Raises:
             NotAFace: the given landmarks do not span a face.
@@ -70,68 +70,71 @@ class FaceFinder:
         if hint.landmarks is not None:
             points = np.asarray(hint.landmarks, np.float64).reshape(5, 2)
             box = hint.bbox or (*points.min(0).tolist(), *points.max(0).tolist())
-            return [self._aligned(photo, Detection(box, 1.0, points))]
-        found = self.detector.detect(photo, self.settings.min_score)
-        if hint.bbox and found:
-            found = _nearest(found, hint.bbox)
-        elif not self.settings.refine:
-            found = distinct(found)[: self.settings.max_faces]
-        faces = self._align(photo, found)
-        return self._judged(photo, faces) if self.settings.refine else faces
+            return [self._parsed(self._aligned(photo, Detection(box, 1.0, points)))]
+        upright = self._judged(photo, self._candidates(photo, hint), believed=hint.bbox is not None)
+        standing = bool(upright) and stands(upright[0].aligned.detection)
+        if standing and upright[0].aligned.detection.score >= UPRIGHT:
+            return upright
+        turned = self._judged(photo, self._candidates(photo, hint, turned=True), believed=hint.bbox is not None)
+        if not (turned and upright):
+            return turned or upright
+        margin = SURER if standing else -SURER
+        return turned if turned[0].parsed.confidence > upright[0].parsed.confidence + margin else upright
 
-    def _judged(self, photo: NDArray[np.uint8], faces: Sequence[AlignedFace]) -> list[AlignedFace]:
-        """Choose among detected faces by how surely they can be parsed, and align them anew by their parsed parts.
+    def _candidates(self, photo: NDArray[np.uint8], hint: Hint, *, turned: bool = False) -> list[Detection]:
+        """What the detector takes for a face, if need be in a box, best first."""
+        shown, corner = around(photo, hint.bbox) if hint.bbox else (photo, (0, 0))
+        if not shown.size:
+            return []
+        least = self.settings.min_score
+        found = in_a_turn(self.detector, shown, least) if turned else self.detector.detect(shown, least)
+        if hint.bbox:
+            return at_box([shifted(one, corner) for one in found], hint.bbox)
+        best = max((one.score for one in found), default=0.0)
+        return [one for one in found if one.score >= self.settings.relative_score * best]
 
-        A detector takes many a patch for a face; a parser that looks at the patch closely finds no parts there, or not
-        surely. Two that end up in one place are one.
-        """
-        judged: list[tuple[float, Detection]] = []
-        for face in faces:
-            [parsed] = self.parser.parse(face.raw[None], face.landmarks[None])
-            fine = refined(face.landmarks, parsed.parsing, self.parser.taxonomy)
-            margin = parsed.confidence - self.settings.min_parse_confidence
-            if fine.parts >= LEAST_PARTS and margin >= 0:
-                found = _moved(face.detection, face.alignment.to_photo(fine.landmarks))
-                judged.append((face.detection.score * margin * fine.parts, found))
-        surest = [detection for _, detection in sorted(judged, key=lambda one: -one[0])]
-        return self._align(photo, distinct(surest)[: self.settings.max_faces])
-
-    def _align(self, photo: NDArray[np.uint8], detections: Sequence[Detection]) -> list[AlignedFace]:
-        """Every detection in its frame; one whose landmarks do not span a face is left out."""
-        faces = []
-        for detection in detections:
-            try:
-                faces.append(self._aligned(photo, detection))
-            except NotAFace:
+    def _judged(self, photo: NDArray[np.uint8], candidates: Iterable[Detection], *, believed: bool) -> list[ParsedFace]:
+        """The candidates that are faces, one look at each face; of a box that is believed, one face."""
+        faces: list[ParsedFace] = []
+        for candidate in candidates:
+            if any(same_face(candidate, face.aligned.detection) for face in faces):
                 continue
-        return faces
+            doubt = DOUBT * (1 - candidate.score)
+            looked = self._looked(photo, candidate, 0.0 if believed else self.settings.min_parse_confidence + doubt)
+            if looked and not any(same_face(looked.aligned.detection, face.aligned.detection) for face in faces):
+                faces.append(looked)
+        return faces[:1] if believed else faces
+
+    def _looked(self, photo: NDArray[np.uint8], candidate: Detection, min_confidence: float) -> ParsedFace | None:
+        """A candidate as its parse map shows it best, or ``None`` if that shows no face.
+
+        A detector takes many a patch for a face; a parser that looks at it closely finds no parts there, or not surely.
+        The parts that it finds lie where the face is, often better than the detector's points: the frame is moved
+        there, unless that makes the parser less sure.
+        """
+        try:
+            first = self._parsed(self._aligned(photo, candidate))
+        except NotAFace:
+            return None
+        fine = refined(first.aligned.landmarks, first.parsed.parsing, self.parser.taxonomy)
+        if fine.parts < LEAST_PARTS or first.parsed.confidence < min_confidence:
+            return None
+        if not self.settings.refine:
+            return first
+        try:
+            second = self._parsed(
+                self._aligned(photo, _moved(candidate, first.aligned.alignment.to_photo(fine.landmarks)))
+            )
+        except NotAFace:
+            return first
+        return second if second.parsed.confidence >= first.parsed.confidence - WORSE else first
 
     def _aligned(self, photo: NDArray[np.uint8], detection: Detection) -> AlignedFace:
-        alignment = Alignment.by_landmarks(detection.landmarks, self.settings.frame)
-        return AlignedFace(detection, alignment, alignment.warp(photo))
+        return AlignedFace.drawn(photo, detection, self.settings.frame)
 
-
-def distinct(detections: Sequence[Detection]) -> list[Detection]:
-    """The first of all detections whose boxes share a fifth of the smaller one, in order."""
-    kept: list[Detection] = []
-    for one in detections:
-        if all(shared(one.bbox, other.bbox) < SAME for other in kept):
-            kept.append(one)
-    return kept
-
-
-def shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Intersection of two boxes over the smaller one's area."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return max(width, 0.0) * max(height, 0.0) / max(smaller, 1e-6)
-
-
-def _nearest(detections: Sequence[Detection], bbox: tuple[float, ...]) -> list[Detection]:
-    """The detection at a box, if there is one."""
-    overlap = box_iou(torch.tensor([bbox]), torch.tensor([one.bbox for one in detections]))[0]
-    return [detections[int(overlap.argmax())]] if float(overlap.max()) > AT_THE_BOX else []
+    def _parsed(self, face: AlignedFace) -> ParsedFace:
+        [parsed] = self.parser.parse([face])
+        return ParsedFace(face, parsed)
 
 
 def _moved(detection: Detection, landmarks: NDArray[np.float64]) -> Detection:

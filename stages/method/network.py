@@ -96,7 +96,7 @@ class S3POT(nn.Module):
         prompts = pad_sequence(embedded, batch_first=True)
         lengths = torch.tensor([len(e) for e in embedded], device=prompts.device)
         padding = torch.arange(prompts.shape[1], device=prompts.device) >= lengths[:, None]
-        if self.settings.reweight and self.adapter is not None:
+        if self.settings.adapter and self.adapter is not None:
             prompts = self.adapter(prompts, padding)
         maps = None
         if self.settings.mask_prompt:
@@ -108,10 +108,18 @@ class S3POT(nn.Module):
 
     def _embed(self, prompted: Prompted, *, flip: bool) -> Tensor:
         """Q×C: the points as the segmenter embeds them."""
-        prompts = prompted.prompts
+        prompts = thinned(prompted.prompts, prompted.tokens.shape[-1], self.settings.prompt_step)
         centres = token_centres(prompted.tokens.shape[-1]).to(prompted.tokens.device)
         labels = 1 - prompts.labels if flip else prompts.labels
         return self.segmenter.embed_points(centres[prompts.cells][None], labels[None])[0]
+
+
+def thinned(prompts: Prompts, side: int, step: int) -> Prompts:
+    """Every ``step``-th prompt of every ``step``-th row of T = ``side`` tokens; all, if a kind of point were lost."""
+    rows, columns = prompts.cells // side, prompts.cells % side
+    kept = (rows % step == 0) & (columns % step == 0)
+    few = Prompts(prompts.cells[kept], prompts.labels[kept], prompts.similarity[kept])
+    return few if set(few.labels.tolist()) == set(prompts.labels.tolist()) else prompts
 
 
 SURENESS = 5.0

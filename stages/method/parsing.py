@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from s3pot_batch.stages.method.alignment import AlignedFace
 from s3pot_batch.stages.method.region import face_region
 from s3pot_batch.stages.models.protocols import Parser
 from s3pot_batch.stages.models.taxonomy import Taxonomy
@@ -18,7 +19,7 @@ class Parsed:
     parsing: NDArray[np.uint8]
     """S×S class ids."""
     region: NDArray[np.bool_]
-    """S×S, the face region M, the covered part included."""
+    """S×S, the face region M, the covered part included; it ends where the photo does."""
     confidence: float
     """Mean probability of the likeliest class inside M, 0..1; 0 where M is empty."""
 
@@ -40,12 +41,14 @@ class FaceParser:
         """The parser's."""
         return self.parser.taxonomy
 
-    def parse(self, frames: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> list[Parsed]:
-        """B×S×S×3 uint8 RGB and B×5×2 landmarks in frame pixels → B parsed faces."""
-        return [self._parsed(probabilities) for probabilities in self.parser.parse(frames, landmarks)]
+    def parse(self, faces: Sequence[AlignedFace]) -> list[Parsed]:
+        """Parse faces as one batch; nothing outside the photo belongs to M."""
+        frames, landmarks = np.stack([face.raw for face in faces]), np.stack([face.landmarks for face in faces])
+        found = self.parser.parse(frames, landmarks)
+        return [self._parsed(one, face.inside) for one, face in zip(found, faces, strict=True)]
 
-    def _parsed(self, probabilities: NDArray[np.float32]) -> Parsed:
-        region = face_region(probabilities, self.ids)
+    def _parsed(self, probabilities: NDArray[np.float32], there: NDArray[np.bool_]) -> Parsed:
+        region = face_region(probabilities, self.ids) & there
         inside = probabilities.max(0)[region]
         confidence = float(inside.mean()) if inside.size else 0.0
         return Parsed(probabilities.argmax(0).astype(np.uint8), region, confidence)

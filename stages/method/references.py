@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from s3pot_batch.stages.method.parsing import Parsed
+from s3pot_batch.stages.method.faces import ParsedFace
 from s3pot_batch.stages.method.region import dilated
 from s3pot_batch.stages.method.seeds import generator
 from s3pot_batch.stages.models.protocols import Inpainter, Inpainting
@@ -33,44 +33,49 @@ class ReferenceGenerator:
     settings: ReferenceSettings
     seed: int = 0
 
-    def generate(
-        self, raw: NDArray[np.uint8], parsed: Sequence[Parsed], names: Sequence[tuple[object, ...]]
-    ) -> NDArray[np.uint8]:
-        """The references of B faces: the mean of ``seeds`` runs of one or two passes.
+    def generate(self, faces: Sequence[ParsedFace], names: Sequence[tuple[object, ...]]) -> NDArray[np.uint8]:
+        """The references of B faces: the mean of ``seeds`` runs.
 
         Args:
-            raw: B×S×S×3 uint8 RGB aligned photos.
-            parsed: B parsed faces.
+            faces: in their frames, and parsed.
             names: what tells each face from all others, for its seed; such as image id and number.
 
         Returns:
             B×S×S×3 uint8 RGB.
         """
-        runs = [self._once(raw, parsed, [(*name, k) for name in names]) for k in range(self.settings.seeds)]
+        runs = [self._once(faces, [(*name, k) for name in names]) for k in range(self.settings.seeds)]
         return np.asarray(np.mean(runs, axis=0).round(), np.uint8)
 
-    def _once(
-        self, raw: NDArray[np.uint8], parsed: Sequence[Parsed], names: Sequence[tuple[object, ...]]
-    ) -> NDArray[np.uint8]:
+    def _once(self, faces: Sequence[ParsedFace], names: Sequence[tuple[object, ...]]) -> NDArray[np.uint8]:
         """The first pass regenerates M from the photo and the parse map.
 
-        The second, if asked for, inpaints only what differs clearly from the first, so that the visible face stays the
-        photo's own.
+        A second one fills, without seeing it, what the parser knows to lie in front of the face: an inpainter that
+        sees sunglasses keeps them. With two passes it also fills what differs clearly from the first, and then the
+        visible face stays the photo's own.
         """
-        parsing = np.stack([face.parsing for face in parsed])
+        raw = np.stack([face.aligned.raw for face in faces])
+        parsing = np.stack([face.parsed.parsing for face in faces])
         margin = round(self.settings.dilation * raw.shape[1])
-        holes = np.stack([dilated(face.region, margin) for face in parsed])
+        holes = np.stack([dilated(face.parsed.region, margin) & face.aligned.inside for face in faces])
+        worn = self.taxonomy.where(parsing, self.settings.hidden_classes)
+        skin = parsing.copy()
+        if self.taxonomy.skin:
+            skin[worn] = self.taxonomy.ids(self.taxonomy.skin)[0]
 
-        def fill(number: int, *, hide: bool) -> NDArray[np.uint8]:
+        def fill(number: int, photos: NDArray[np.uint8], holes: NDArray[np.bool_]) -> NDArray[np.uint8]:
             seeds = [generator(self.seed, *name, number) for name in names]
-            asked = Inpainting(raw, parsing, holes, hide, self.taxonomy)
+            asked = Inpainting(photos, skin, holes, number > 1, self.taxonomy)
             return self.inpainter.inpaint(asked, self.settings, seeds)
 
-        blind = fill(1, hide=False)
-        if self.settings.passes == 1:
+        blind = fill(1, raw, holes)
+        covered = np.stack([dilated(one, margin) for one in worn])
+        base = blind
+        if self.settings.passes > 1:
+            covered |= np.stack([differs(*pair, self.settings) for pair in zip(raw, blind, strict=True)])
+            base = raw
+        elif not (holes & covered).any():
             return blind
-        holes = holes & np.stack([differs(*pair, self.settings) for pair in zip(raw, blind, strict=True)])
-        return fill(2, hide=True)
+        return fill(2, base, holes & covered)
 
 
 def differs(raw: NDArray[np.uint8], reference: NDArray[np.uint8], settings: ReferenceSettings) -> NDArray[np.bool_]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from s3pot_batch.stages.method.faces import NOTHING, AlignedFace, FaceFinder, Hint
+from s3pot_batch.stages.method.alignment import AlignedFace
+from s3pot_batch.stages.method.faces import NOTHING, FaceFinder, Hint, ParsedFace
 from s3pot_batch.stages.method.pairs import Pair
 from s3pot_batch.stages.method.parsing import FaceParser, Parsed
 from s3pot_batch.stages.method.references import ReferenceGenerator
@@ -40,16 +41,16 @@ class StageOne:
         self.parser = FaceParser(models.parser, settings.references.face_classes)
         self.finder = FaceFinder(models.detector, self.parser, settings.faces)
 
-    def find(self, photo: NDArray[np.uint8], hint: Hint = NOTHING) -> list[AlignedFace]:
-        """The faces of an H×W×3 uint8 RGB photo in their frames, the surest first.
+    def find(self, photo: NDArray[np.uint8], hint: Hint = NOTHING) -> list[ParsedFace]:
+        """The faces of an H×W×3 uint8 RGB photo in their frames, the best first.
 
         Raises:
             NotAFace: the landmarks of ``hint`` do not span a face.
         """
         return self.finder.find(photo, hint)
 
-    def refer(self, faces: Sequence[AlignedFace], names: Sequence[tuple[object, ...]]) -> list[ReferencedFace]:
-        """Parse faces and generate their references, as one batch.
+    def refer(self, faces: Sequence[ParsedFace], names: Sequence[tuple[object, ...]]) -> list[ReferencedFace]:
+        """Generate the references of faces, as one batch.
 
         Args:
             faces: of one photo or of several.
@@ -57,10 +58,8 @@ class StageOne:
         """
         if not faces:
             return []
-        raw = np.stack([face.raw for face in faces])
-        parsed = self.parser.parse(raw, np.stack([face.landmarks for face in faces]))
         generator = ReferenceGenerator(
             self.models.inpainter, self.parser.taxonomy, self.settings.references, self.settings.seed
         )
-        references = generator.generate(raw, parsed, names)
-        return [ReferencedFace(*one) for one in zip(faces, parsed, references, strict=True)]
+        references = generator.generate(faces, names)
+        return [ReferencedFace(face.aligned, face.parsed, one) for face, one in zip(faces, references, strict=True)]

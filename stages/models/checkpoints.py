@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EMBEDDED = Path(__file__).parent / "weights"
-PREFIX = "embedded:"
+PREFIX, PACKAGE = "embedded:", "package:"
 
 
 def weights_path(spec: PartSpec) -> Path:
@@ -22,9 +23,25 @@ def weights_path(spec: PartSpec) -> Path:
         ConfigError: it is not there.
     """
     name = spec.weights
+    if name.startswith(PACKAGE):
+        return _in_package(name.removeprefix(PACKAGE), spec.sha256)
     path = EMBEDDED / name.removeprefix(PREFIX) if name.startswith(PREFIX) else Path(name).expanduser()
     if not path.exists():
         raise ConfigError(f"{path}: no weights there for {spec.kind}; fetch them with: s3pot-batch models pull")
+    return path
+
+
+def _in_package(module: str, sha256: str) -> Path:
+    """The file of a module that carries weights, without running it; it has to be the one that is pinned."""
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None or found.origin is None:
+        raise ConfigError(f"{module}: no such module; install the package that carries these weights")
+    path = Path(found.origin)
+    if sha256 and _digest(path) != sha256:
+        raise ConfigError(f"{module}: these are other weights than the profile pins; install the version it names")
     return path
 
 

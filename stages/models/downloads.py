@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.models.checkpoints import PREFIX, weights_digest
+from s3pot_batch.stages.models.checkpoints import PACKAGE, PREFIX, weights_digest, weights_path
 from s3pot_batch.stages.models.profiles import PARTS, Profile
 
 FACER = "https://github.com/FacePerceiver/facer/releases/download/models-v1"
@@ -45,7 +45,10 @@ def pull(profile: Profile, *, offline: bool) -> list[str]:
     for part in PARTS:
         spec = profile.part(part)
         path = Path(spec.weights).expanduser()
-        if spec.weights.startswith(PREFIX) or path.exists():
+        if spec.weights.startswith((PREFIX, PACKAGE)):
+            weights_path(spec)  # or an error that says what to install
+            done.append(f"{part}: there")
+        elif path.exists():
             done.append(f"{part}: there")
         elif path.name not in SOURCES:
             done.append(f"{part}: {path} has no public source; put the files there yourself")

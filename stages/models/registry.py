@@ -78,7 +78,7 @@ class Registry(Generic[Part]):
 
     def _built(self, spec: PartSpec, device: str) -> Part:
         build = cast("Callable[..., Part]", self.module(spec.kind).build)
-        weights = weights_path(spec)
+        weights = weights_path(spec) if spec.weights else None
         try:
             return build(weights, device, spec.dtype, **dict(spec.options))
         except (RuntimeError, TypeError, KeyError) as error:

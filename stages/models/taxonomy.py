@@ -23,6 +23,8 @@ class Taxonomy:
     """The eye on the image's left, and the one on its right."""
     nose: tuple[str, ...]
     mouth: tuple[str, ...]
+    skin: tuple[str, ...]
+    """What is to be seen where something worn is taken away; the first one is told to the inpainter."""
     worn: tuple[str, ...]
     """Classes of M that are no part of a face: eyeglasses."""
     sides: tuple[tuple[str, str], ...]
@@ -70,6 +72,7 @@ CELEBM = Taxonomy(
     eyes=(("re",), ("le",)),
     nose=("nose",),
     mouth=("imouth", "llip", "ulip"),
+    skin=("face",),
     worn=("eyeg",),
     sides=(("rr", "lr"), ("rb", "lb"), ("re", "le")),
 )  # fmt: skip

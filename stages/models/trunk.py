@@ -1,4 +1,4 @@
-"""A small convolutional U-Net trunk, shared by the embedded parser, segmenter and detector."""
+"""A small convolutional U-Net trunk, shared by the embedded parser and segmenter."""
 
 from typing import cast
 

@@ -100,19 +100,21 @@ class TestCsv:
 
     def test_paths_start_at_the_csv(self, tmp_path: Path) -> None:
         (tmp_path / "sub").mkdir()
-        path = csv(tmp_path / "sub", "image,mask\na.jpg,m.png\n../b.jpg,\n")
+        path = csv(tmp_path / "sub", "image,mask,region\na.jpg,m.png,r.png\n../b.jpg,,\n")
         table = build_manifest([path], tmp_path / "in.parquet")
-        assert table.to_pydict() == {"image": ["sub/a.jpg", "b.jpg"], "mask": ["sub/m.png", None]}
+        assert table.to_pydict() == {
+            "image": ["sub/a.jpg", "b.jpg"], "mask": ["sub/m.png", None], "region": ["sub/r.png", None],
+        }  # fmt: skip
 
     def test_boxes_landmarks_and_masks_are_json(self, tmp_path: Path) -> None:
         boxes, points = "[1,2,3,4.5]", "[[0,1],[2,3],[4,5],[6,7],[8,9]]"
         rle = '{""size"":[2,3],""counts"":""06""}'
-        text = f'image,bbox,landmarks,mask\na,"{boxes}","{points}","{rle}"\nb,,,\n'
+        text = f'image,bbox,landmarks,mask,region\na,"{boxes}","{points}","{rle}","{rle}"\nb,,,,\n'
         table = build_manifest([csv(tmp_path, text)], tmp_path / "in.parquet")
         manifest = read_manifest(tmp_path / "in.parquet")
         assert manifest.bboxes == ((1.0, 2.0, 3.0, 4.5), None)
         assert manifest.landmarks == (tuple(float(n) for n in range(10)), None)
-        assert table["mask"].to_pylist() == [{"size": [2, 3], "counts": "06"}, None]
+        assert table["mask"].to_pylist() == [{"size": [2, 3], "counts": "06"}, None] == table["region"].to_pylist()
 
     @pytest.mark.parametrize(
         ("text", "words"),

@@ -64,7 +64,7 @@ def test_faces_and_masks_come_back_whole(tmp_path: Path) -> None:
     assert (row["index"], row["image_id"], row["status"], row["occlusion"]) == (0, "a", "ok", RLE)
     metadata = pq.read_schema(items_path(tmp_path, "segments", 3)).metadata
     assert {key: metadata[key] for key in (b"fingerprint", b"stage", b"schema_version")} == {
-        b"fingerprint": b"f", b"stage": b"segments", b"schema_version": b"1",
+        b"fingerprint": b"f", b"stage": b"segments", b"schema_version": b"2",
     }  # fmt: skip
 
 

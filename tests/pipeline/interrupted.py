@@ -15,9 +15,10 @@ def main(run: Path, how: str) -> None:
         if how == "serial":
             run_serial(toy_stage.waits, tasks(run), CONTEXT, print)
         else:
-            from s3pot_batch.pipeline.scheduling import run_dask
+            from s3pot_batch.pipeline.scheduling import dask_runner
 
-            run_dask(toy_stage.waits, tasks(run), CONTEXT, print, places=PLACES)
+            with dask_runner(PLACES) as run_dask:
+                run_dask(toy_stage.waits, tasks(run), CONTEXT, print)
 
 
 if __name__ == "__main__":

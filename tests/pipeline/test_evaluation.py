@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome, write_outcomes
@@ -107,13 +109,75 @@ def test_figures_by_group(answered):
     result = evaluate(manifest, {"S3POT": run})
     entries = {entry["photos"]: entry for entry in result.summary}
     assert list(entries) == ["all", "cup", "hand", "none"]
-    assert (entries["all"]["n"], entries["all"]["faceless"]) == (4, 1)
+    assert (entries["all"]["n"], entries["all"]["faceless"], entries["all"]["found"]) == (4, 1, 3)
+    assert (entries["cup"]["found"], entries["hand"]["found"]) == (0, 2)
     assert entries["hand"]["iou"] == pytest.approx(0.5)
     assert entries["all"]["iou"] == pytest.approx(1 / 3)  # a photo without a found face is an empty answer
     assert entries["none"]["iou"] is None
     assert entries["none"]["clean_marked"] == pytest.approx(0.1)
     assert sum(entry["n"] for name, entry in entries.items() if name != "all") == 4
     assert "0.500 [" in result.table()
+    head, all_photos, *_ = result.table().splitlines()
+    assert head.split()[:4] == ["method", "photos", "found", "IoU"]
+    assert all_photos.split()[:3] == ["S3POT", "all", "3/4"]
+
+
+class TestRegion:
+    """A column ``region`` says where the truth is known: nothing outside it is scored, and the face has to be there."""
+
+    TRUTH = square(10, 30, 10, 30)
+    REGION = square(5, 35, 5, 25)
+
+    def test_only_what_lies_inside_is_scored(self):
+        inside, everywhere = self.TRUTH & self.REGION, square(5, 35, 5, 35)
+        marked = inside | square(0, 40, 25, 40)  # a large mistake, where nobody knows
+        figures = compare(Answer(marked, everywhere), self.TRUTH, region=self.REGION)
+        for name in ("iou", "miou", "boundary_iou", "precision", "recall", "f1"):
+            assert figures[name] == 1, name
+        assert compare(Answer(marked, everywhere), self.TRUTH)["iou"] < 1
+        half = compare(Answer(inside & square(10, 20, 0, 40), everywhere), self.TRUTH, region=self.REGION)
+        assert half["iou"] == half["recall"] == pytest.approx(0.5)
+
+    def test_it_holds_whatever_region_was_found(self):
+        """A found region that leaves out what is hidden does not make it go away."""
+        figures = compare(Answer(self.TRUTH & square(0, 40, 0, 15), square(0, 40, 0, 15)), self.TRUTH,
+                          region=self.REGION)  # fmt: skip
+        assert figures["recall"] == pytest.approx(5 / 15)
+
+    @pytest.mark.parametrize(
+        ("found", "counts"),
+        [(REGION, 1), (square(5, 35, 5, 35), 1), (square(0, 20, 0, 12), 0), (square(36, 40, 30, 40), 0),
+         (np.zeros_like(REGION), 0)],
+        ids=["the same", "wider", "little of it", "elsewhere", "none"],
+    )  # fmt: skip
+    def test_a_face_is_found_where_the_region_is(self, found, counts):
+        figures = compare(Answer(np.zeros_like(found), found), self.TRUTH, region=self.REGION)
+        assert figures["found"] == counts
+        assert compare(Answer(np.zeros_like(found), found), self.TRUTH)["found"] == found.any()
+
+    def test_of_a_clean_photo_the_share_of_the_region_that_is_marked(self):
+        mark = square(5, 8, 0, 40)
+        figures = compare(Answer(mark, square(0, 40, 0, 40)), np.zeros_like(mark), region=self.REGION)
+        assert figures["false_positive_area"] == pytest.approx(0.1)
+
+    @pytest.mark.parametrize("encoded", [True, False], ids=["RLE", "paths"])
+    def test_the_column_is_read_row_by_row(self, answered, encoded):
+        manifest, run = answered
+        rows = pq.read_table(run / "segments.parquet").to_pylist()
+        elsewhere = square(36, 40, 36, 40)
+        for n, region in enumerate((square(5, 35, 5, 35), elsewhere, None, square(5, 35, 5, 35))):
+            Image.fromarray(np.uint8(255) * (np.zeros((2, 2), bool) if region is None else region)).save(
+                manifest.parent / f"region{n}.png"
+            )
+            given = encode_rle(region) if encoded and region is not None else f"region{n}.png"
+            rows[n]["region"] = None if region is None else given
+        write_parquet(pa.Table.from_pylist(rows), run / "segments.parquet")
+        result = evaluate(manifest, {"S3POT": run})
+        [every, *_] = result.summary
+        assert (every["n"], every["faceless"], every["found"]) == (4, 1, 2)
+        figures = {row["image"]: row["iou"] for row in result.rows.to_pylist()}
+        assert figures["0.png"] == 1
+        assert figures["3.png"] == 0
 
 
 def test_other_methods_stand_in_the_same_table(answered):

@@ -1,8 +1,8 @@
 """Serial and Dask runners have one contract: every test of the class below holds for both."""
 
+import os
 import signal
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +14,9 @@ from s3pot_batch.manifests.manifest import read_manifest
 from s3pot_batch.manifests.plan import Plan, make_plan
 from s3pot_batch.pipeline.devices import Place
 from s3pot_batch.pipeline.job import Tasks
-from s3pot_batch.pipeline.runner import run_serial
-from s3pot_batch.pipeline.scheduling import run_dask
-from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageContext, stage_named
+from s3pot_batch.pipeline.runner import Runner, run_serial
+from s3pot_batch.pipeline.scheduling import dask_runner
+from s3pot_batch.stages.base import ShardReport, ShardTask, StageContext, stage_named
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.profiles import PartSpec, Profile
 from s3pot_batch.stages.settings import Settings
@@ -26,8 +26,6 @@ TOY = PartSpec("toy")
 PROFILE = Profile("toy", TOY, TOY, TOY, TOY, TOY)
 CONTEXT = StageContext(Path(), PROFILE, Settings(), fingerprint="f", device="cpu", batch_size=8)
 PLACES = tuple(Place("cpu", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "1"))) for card in ("", ""))
-
-Runner = Callable[[RunShard, Sequence[ShardTask], StageContext, Callable[[ShardReport], None]], list[ShardReport]]
 
 
 def tasks(run: Path, count: int = 3) -> list[ShardTask]:
@@ -116,33 +114,53 @@ class TestSerial(RunnerContract):
 
 
 class TestDask(RunnerContract):
-    @staticmethod
-    def run(run_shard, shard_tasks, context, on_report):
-        return run_dask(run_shard, shard_tasks, context, on_report, places=PLACES)
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _workers(cls):
+        """The same two workers for all these tests, as for all stages of a command."""
+        with dask_runner(PLACES) as run:
+            cls.run = staticmethod(run)
+            yield
+
+    def test_all_stages_have_the_same_processes_and_what_these_have_loaded(self, tmp_path):
+        told = []
+        with dask_runner(PLACES) as run:
+            for _stage in range(3):
+                told += run(toy_stage.tells_process, tasks(tmp_path, 4), CONTEXT, lambda _: None)
+        workers = {report.error for report in told}
+        assert len(workers) == 2
+        assert str(os.getpid()) not in workers
+        for worker in workers:  # what a process has loaded stays: it counts on
+            counted = [report.items for report in told if report.error == worker]
+            assert sorted(counted) == list(range(1, len(counted) + 1))
 
     def test_a_shard_that_kills_its_worker_ends_as_a_report(self, tmp_path):
         reports = self.run(toy_stage.second_kills_its_worker, tasks(tmp_path, 4), CONTEXT, lambda _: None)
         assert [report.ok for report in reports] == [2, 0, 2, 2]
         assert reports[1].error.startswith("KilledWorker: ")
 
-    def test_each_worker_has_its_own_card_and_threads_and_leaves_ctrl_c_to_this_process(self, tmp_path):
+    def test_each_worker_has_its_own_card_and_threads(self, tmp_path):
         places = [Place("cuda:0", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "3"))) for card in ("4", "7")]
-        reports = run_dask(toy_stage.tells_environment, tasks(tmp_path, 12), CONTEXT, lambda _: None, places=places)
-        assert {report.error for report in reports} == {"4 3 SIGINT", "7 3 SIGINT"}
+        with dask_runner(places) as run:
+            reports = run(toy_stage.tells_environment, tasks(tmp_path, 12), CONTEXT, lambda _: None)
+        assert {report.error for report in reports} == {"4 3 ?", "7 3 ?"}  # and nothing of Dask's own
+
+    def test_workers_leave_ctrl_c_to_this_process(self, tmp_path):
+        with dask_runner(PLACES) as run:
+            reports = run(toy_stage.tells_blocked_signals, tasks(tmp_path), CONTEXT, lambda _: None)
+        assert all("SIGINT" in report.error for report in reports)
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
-    def test_an_absent_scheduler_is_a_configuration_error(self, tmp_path, monkeypatch):
+    def test_an_absent_scheduler_is_a_configuration_error(self, monkeypatch):
         monkeypatch.setattr("s3pot_batch.pipeline.scheduling.CONNECT_SECONDS", 1)
         started = time.monotonic()
-        with pytest.raises(ConfigError, match="no Dask scheduler answers"):
-            run_dask(toy_stage.works, tasks(tmp_path), CONTEXT, print, address="tcp://127.0.0.1:9")
+        with pytest.raises(ConfigError, match="no Dask scheduler answers"), dask_runner(address="tcp://127.0.0.1:9"):
+            raise AssertionError("there is no scheduler")
         assert time.monotonic() - started < 20
 
     def test_a_running_scheduler_is_used(self, tmp_path):
         from s3pot_batch.pipeline.scheduling import _local_cluster
 
-        with _local_cluster(PLACES) as cluster:
-            reports = run_dask(
-                toy_stage.works, tasks(tmp_path), CONTEXT, lambda _: None, address=cluster.scheduler_address
-            )
+        with _local_cluster(PLACES) as cluster, dask_runner(address=cluster.scheduler_address) as run:
+            reports = run(toy_stage.works, tasks(tmp_path), CONTEXT, lambda _: None)
         assert [report.ok for report in reports] == [2, 2, 2]

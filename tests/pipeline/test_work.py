@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from s3pot_batch.manifests import files
 from s3pot_batch.manifests import plan as planning
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.manifest import read_manifest
+from s3pot_batch.pipeline import scheduling
 from s3pot_batch.pipeline.cli import app
 from s3pot_batch.pipeline.job import Tasks, open_job, work
 from s3pot_batch.pipeline.options import Options
+from s3pot_batch.pipeline.runner import run_serial
 from s3pot_batch.stages.base import run_task, stage_named
 from s3pot_batch.stages.images import decode_rle
 from tests.portraits import blank, occluded
@@ -260,6 +263,33 @@ def test_the_plan_is_read_per_command_not_per_shard(blanks, monkeypatch):
             assert summary.no_face == 4
     assert counts[1, "first"] == counts[4, "first"]
     assert counts[1, "again"] == counts[4, "again"] <= 2
+
+
+@pytest.mark.parametrize("where", [{"workers": 2}, {"scheduler": "tcp://there:1"}], ids=["workers", "scheduler"])
+def test_workers_start_once_for_all_stages_and_not_for_nothing(blanks, monkeypatch, where):
+    started, stages = [], []
+
+    @contextmanager
+    def runner(places, address):
+        started.append((len(places), address))
+
+        def run(run_shard, given, context, on_report):
+            stages.append((given[0].stage, len(given)))
+            return run_serial(run_shard, given, context, on_report)
+
+        yield run
+        started.append("ended")
+
+    monkeypatch.setattr(scheduling, "dask_runner", runner)
+    options = Options(
+        blanks / "in.parquet", blanks / "run", device="cpu", shard_size=1, per_image=True, **where
+    )  # fmt: skip
+    assert work(open_job(options, "segments")).no_face == 4
+    assert started == [(where.get("workers", 0), where.get("scheduler")), "ended"]
+    assert stages == [(name, 4) for name in ("references", "tokens", "fits", "segments")]
+    started.clear()
+    assert work(open_job(options, "segments")).no_face == 4  # nothing is left to do
+    assert started == []
 
 
 def test_a_shard_needs_no_plan_once_it_has_its_photos(blanks):

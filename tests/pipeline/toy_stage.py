@@ -74,7 +74,19 @@ def tells_torch_threads(task: ShardTask, context: StageContext) -> ShardReport:
     return report(task, items=torch.get_num_threads())
 
 
+def tells_blocked_signals(task: ShardTask, context: StageContext) -> ShardReport:
+    return ShardReport(task.stage, task.shard, error=repr(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+
+
+TASKS: list[int] = []
+"""Of this process: what stays in memory from task to task, as models do."""
+
+
+def tells_process(task: ShardTask, context: StageContext) -> ShardReport:
+    TASKS.append(task.shard)
+    return ShardReport(task.stage, task.shard, items=len(TASKS), error=str(os.getpid()))
+
+
 def tells_environment(task: ShardTask, context: StageContext) -> ShardReport:
-    values = [os.environ.get(name, "?") for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")]
-    blocked = [blocked.name for blocked in map(signal.Signals, signal.pthread_sigmask(signal.SIG_BLOCK, ()))]
-    return ShardReport(task.stage, task.shard, error=" ".join([*values, *blocked]))
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")
+    return ShardReport(task.stage, task.shard, error=" ".join(os.environ.get(name, "?") for name in names))

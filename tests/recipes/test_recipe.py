@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from recipes.detector import DetectorRecipe
 from recipes.inpainter import ControlNetRecipe, VaeRecipe
 from recipes.parser import ParserRecipe
 from recipes.recipe import command_line
@@ -14,7 +13,7 @@ from recipes.segmenter import SegmenterRecipe
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.checkpoints import EMBEDDED
 
-KINDS = (DetectorRecipe, ParserRecipe, VaeRecipe, ControlNetRecipe, SegmenterRecipe)
+KINDS = (ParserRecipe, VaeRecipe, ControlNetRecipe, SegmenterRecipe)
 NEEDED = ["--data", "photos", "--work", "scratch"]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes import adapter_photos, detector, inpainter, parser, prompt_samples
+from recipes import adapter_photos, inpainter, parser, prompt_samples
 from recipes.faces import ANNOTATED, UNLABELLED, Faces, crop, read_annotation
 from s3pot_batch.stages.models.taxonomy import CELEBM
 
@@ -73,17 +73,6 @@ def test_the_adapters_photos_are_the_same_for_the_same_seed_and_others_for_anoth
     a, b, c = ([np.asarray(Image.open(path)) for path in sorted((tmp_path / name).iterdir())] for name in "abc")
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
-
-
-def test_a_detectors_scene_has_its_faces_landmarks_in_the_order_in_which_they_are_seen(faces):
-    draw, rng, found = detector.Scenes(faces), np.random.default_rng(0), 0
-    for _ in range(12):
-        sample = draw(rng)
-        for y, x in np.argwhere(sample["heat"] > 0.9):
-            (left, _), (right, _), *_ = sample["distances"][4:, y, x].reshape(5, 2)
-            assert left < right
-            found += 1
-    assert found > 10
 
 
 def test_a_mirrored_crop_has_its_parts_by_their_names_on_the_other_side():

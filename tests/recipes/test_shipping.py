@@ -11,14 +11,13 @@ from recipes import inpainter
 from recipes.parsing_net import ParsingNet
 from recipes.shipping import FILES, SHIPPED, keep_some, start_from
 from s3pot_batch.stages.models.checkpoints import EMBEDDED
-from s3pot_batch.stages.models.detectors.heatmap import DetectionNet
 from s3pot_batch.stages.models.segmenters.sam_small import build_small_sam
 from s3pot_batch.stages.models.taxonomy import CELEBM
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # facer wants TorchScript
 
 BUILDERS: dict[str, Callable[[], torch.nn.Module]] = {
-    "detector": DetectionNet, "parser": ParsingNet, "sam": build_small_sam, "vae": inpainter.build_vae,
+    "parser": ParsingNet, "sam": build_small_sam, "vae": inpainter.build_vae,
     "unet": inpainter.build_unet, "controlnet": inpainter.build_controlnet,
 }  # fmt: skip
 

@@ -166,7 +166,7 @@ class TestFingerprints:
 
     def test_what_is_declared_covers_the_prompts_and_the_learning(self):
         assert PROMPTING == ("segments.enhance", "segments.min_similarity", "segments.reach")
-        assert set(LEARNING) == {"training", "segments.target", "segments.reweight"}
+        assert set(LEARNING) == {"training", "segments.target", "segments.adapter", "segments.prompt_step"}
 
 
 class TestDriver:

@@ -15,6 +15,7 @@ from s3pot_batch.stages.settings import changed
     ("section", "name", "known"),
     [
         ("references", "face_classes", "background, neck, face, .*eyeg"),
+        ("references", "hidden_classes", "background, neck, face, .*eyeg"),
         ("training", "objectives", "face_recall, occlusion_rejection, face_hinge"),
     ],
 )
@@ -44,5 +45,8 @@ def test_names_are_those_of_the_profiles_own_parser_and_of_all_packages():
     profile = replace(EMBEDDED, parser=PartSpec("two_classes"))
     with pytest.raises(ConfigError, match=r"references.face_classes: there is no face; choose from around, skin$"):
         check_choices(profile, EMBEDDED.settings)
-    own = {"references": {"face_classes": ["skin"]}, "training": {"objectives": ["softer_rejection"]}}
+    own = {
+        "references": {"face_classes": ["skin"], "hidden_classes": []},
+        "training": {"objectives": ["softer_rejection"]},
+    }
     check_choices(profile, changed(EMBEDDED.settings, own))

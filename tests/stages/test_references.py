@@ -15,6 +15,7 @@ from s3pot_batch.stages.base import ShardTask, StageContext, run_task
 from s3pot_batch.stages.method.alignment import Alignment
 from s3pot_batch.stages.models.profiles import EMBEDDED
 from s3pot_batch.stages.references import read_pair
+from s3pot_batch.stages.settings import changed
 from tests.stages.conftest import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # facer wants TorchScript
@@ -106,3 +107,49 @@ def test_arrays_say_what_they_hold(outcome):
     assert parsing.shape == region.shape == (256, 256)
     assert parsing.max() < 19
     assert set(np.unique(region)) == {0, 1}
+
+
+FACE, BESIDE = [180.0, 60, 270, 180], [300.0, 20, 400, 120]
+SIX = (None, None, FACE, BESIDE, [520.0, 100, 620, 200])
+"""The boxes of five photos: of six portraits, of the astronaut, and of her with a box on her face, beside, outside."""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Outcomes by the most faces that a photo may have: stage one on those photos, without an inpainter's time."""
+    folder = tmp_path_factory.mktemp("many")
+    portrait = load_portrait("astronaut")
+    tile = portrait[:256, 96:352]
+    Image.fromarray(np.vstack([np.hstack([tile] * 3)] * 2)).save(folder / "six.png")
+    Image.fromarray(portrait).save(folder / "astronaut.png")
+    write_parquet(pa.table({"image": ["six.png"] + 4 * ["astronaut.png"], "bbox": SIX}), folder / "in.parquet")
+    found = {}
+    for most in (4, 6):
+        settings = changed(EMBEDDED.settings, {"faces": {"max_faces": most}})
+        plan = make_plan(read_manifest(folder / "in.parquet"), shard_size=5, max_faces=most)
+        run = folder / f"run{most}"
+        write_plan(plan, run)
+        context = StageContext(run, EMBEDDED, settings, "f")
+        prepare("references", context)
+        report = run_task(ShardTask("references", run, 0, plan.shard(0)), context)
+        assert (report.ok, report.no_face, report.failed) == (3, 2, 0)
+        found[most] = read_outcomes(run, "references", 0)
+    return found
+
+
+def test_faces_beyond_the_most_are_counted_and_left_out(many):
+    assert [(len(one.faces), one.faces_left_out) for one in many[4]] == [
+        (4, 2), (1, 0), (1, 0), (0, None), (0, None),
+    ]  # fmt: skip
+    assert (len(many[6][0].faces), many[6][0].faces_left_out) == (6, 0)
+    assert [face.row for face in many[4][0].faces] == [0, 1, 2, 3]
+    centres = [np.array(face.landmarks).reshape(5, 2).mean(0) // 256 for face in many[6][0].faces]
+    assert sorted(tuple(map(int, centre)) for centre in centres) == [(x, y) for x in range(3) for y in range(2)]
+
+
+def test_a_given_box_is_searched_and_believed(many):
+    _, unaided, at_the_face, beside, outside = many[4]
+    here, there = (np.array(one.faces[0].landmarks).reshape(5, 2) for one in (unaided, at_the_face))
+    assert np.abs(here - there).max() < 8
+    assert [one.status for one in (beside, outside)] == ["no_face", "no_face"]
+    assert beside.error is None

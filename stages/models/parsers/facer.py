@@ -13,9 +13,17 @@ TAXONOMY = CELEBM
 
 
 class FacerParser:
-    """``facer.face_parsing.FaRLFaceParser`` with the ``celebm/448`` warp and classes (FaRL, arXiv 2112.03109)."""
+    """``facer.face_parsing.FaRLFaceParser`` with the ``celebm/448`` warp and classes (FaRL, arXiv 2112.03109).
 
-    def __init__(self, weights: Path, device: str, dtype: str = "float32") -> None:
+    Args:
+        weights: a TorchScript file.
+        device: where it runs.
+        dtype: name of a torch dtype.
+        warped: draw the frame anew at 448 pixels by its landmarks, as the published weights need it; else the net sees
+            the frame as it is, which is aligned already, and has to take any size.
+    """
+
+    def __init__(self, weights: Path, device: str, dtype: str = "float32", *, warped: bool = True) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # facer imports a module that timm has renamed
             from facer.face_parsing import FaRLFaceParser
@@ -24,6 +32,7 @@ class FacerParser:
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.parser.net.to(self.dtype)  # whatever precision the file has: embedded weights lie in float16
         self.device = torch.device(device)
+        self.warped = warped
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -34,12 +43,15 @@ class FacerParser:
     def parse(self, frames: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> NDArray[np.float32]:
         """B×S×S×3 uint8 RGB and B×5×2 landmarks in frame pixels → B×19×S×S class probabilities."""
         images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).to(self.device, self.dtype) / 255
+        if not self.warped:
+            frame_logits: torch.Tensor = self.parser.net(images)[0]
+            return np.asarray(frame_logits.float().softmax(1).cpu().numpy(), np.float32)
         points = torch.as_tensor(landmarks, dtype=torch.float32, device=self.device)
         data = {"points": points, "image_ids": torch.arange(len(frames), device=self.device)}
         logits = self.parser(images, data)["seg"]["logits"]
         return np.asarray(logits.float().softmax(1).cpu().numpy(), np.float32)
 
 
-def build(weights: Path, device: str, dtype: str = "float32") -> FacerParser:
-    """The parser from a TorchScript file that takes facer's aligned 448 px faces."""
-    return FacerParser(weights, device, dtype)
+def build(weights: Path, device: str, dtype: str = "float32", *, warped: bool = True) -> FacerParser:
+    """The parser from a TorchScript file that takes facer's aligned faces."""
+    return FacerParser(weights, device, dtype, warped=warped)

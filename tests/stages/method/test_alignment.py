@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3pot_batch.stages.method.alignment import MIRROR, Alignment, NotAFace, moved, moved_landmarks
+from s3pot_batch.stages.method.alignment import (
+    MIRROR,
+    OUTSIDE,
+    AlignedFace,
+    Alignment,
+    NotAFace,
+    moved,
+    moved_landmarks,
+)
+from s3pot_batch.stages.models.protocols import Detection
 
 FACE = np.array([[206.0, 107], [242, 107], [224, 128], [210, 144], [238, 144]])
 FLIP = np.array([[-1.0, 0, 511], [0, 1, 0]])
@@ -104,3 +113,40 @@ def test_a_large_photo_is_made_smaller_without_aliasing():
     stripes[:, ::2] = 255
     frame = Alignment(np.array([[0.25, 0, 0], [0, 0.25, 0]]), 256).warp(stripes)
     assert np.abs(frame.astype(int) - 127).max() < 40  # grey, not stripes
+
+
+class TestBeyondThePhoto:
+    """Where a photo ends, its frame is grey, and nothing there is of the photo."""
+
+    AT_THE_EDGE = FACE - (206, 95)
+    """Its left eye is in the first column, and its forehead is cut."""
+
+    @pytest.fixture
+    def face(self):
+        photo = np.random.default_rng(0).integers(0, 100, (160, 200, 3), np.uint8)  # nothing as bright as the grey
+        return photo, AlignedFace.drawn(photo, Detection((0.0, 0.0, 40.0, 60.0), 1.0, self.AT_THE_EDGE), 256)
+
+    def test_the_frame_is_grey_there_and_nowhere_else(self, face):
+        photo, aligned = face
+        x, y = aligned.alignment.to_photo(np.stack(np.meshgrid(np.arange(256), np.arange(256)), -1).reshape(-1, 2)).T
+        beyond = ((x < -1) | (y < -1) | (x > photo.shape[1]) | (y > photo.shape[0])).reshape(256, 256)
+        assert 0.1 < beyond.mean() < 0.9
+        assert (aligned.raw[beyond] == OUTSIDE).all()
+        assert (aligned.raw[aligned.inside] < 100).all()
+        assert not (aligned.inside & beyond).any()
+        within = ((x > 1) & (y > 1) & (x < photo.shape[1] - 2) & (y < photo.shape[0] - 2)).reshape(256, 256)
+        assert aligned.inside[within].all()
+
+    def test_of_a_face_in_the_middle_all_is_inside(self, alignment):
+        assert alignment.inside((300, 400, 3)).all()
+        assert alignment.inside((300, 400)).all()
+        assert not alignment.inside((10, 10)).any()
+
+    def test_a_face_says_where_it_is(self, face):
+        _, aligned = face
+        np.testing.assert_allclose(aligned.landmarks, aligned.alignment.to_frame(self.AT_THE_EDGE))
+        assert aligned.inside.shape == (256, 256)
+
+    def test_landmarks_of_no_face_are_refused(self):
+        with pytest.raises(NotAFace):
+            AlignedFace.drawn(np.zeros((9, 9, 3), np.uint8), Detection((0.0,) * 4, 1.0, np.zeros((5, 2))), 256)

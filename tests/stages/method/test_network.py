@@ -7,8 +7,8 @@ import torch
 
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.enhancement import enhance, token_region
-from s3pot_batch.stages.method.network import S3POT
-from s3pot_batch.stages.method.selection import select_prompts
+from s3pot_batch.stages.method.network import S3POT, thinned
+from s3pot_batch.stages.method.selection import Prompts, select_prompts
 from s3pot_batch.stages.models.adapters.attention import AttentionAdapter
 
 
@@ -58,9 +58,43 @@ def test_fe_and_the_adapter_can_be_left_out(network, tokens, region):
     assert torch.equal(features.raw, tokens[0].flatten(1).T)
     plain = settled(network, enhance=False).prompt(tokens[0], tokens[1], region)
     assert torch.equal(plain.prompts.labels, select_prompts(features, token_region(region, 8)).labels)
-    as_they_are = settled(network, reweight=False)([plain])[0].logits
+    as_they_are = settled(network, adapter=False)([plain])[0].logits
     assert not torch.allclose(as_they_are, network([plain])[0].logits)
     assert torch.equal(as_they_are, S3POT(network.segmenter, None, network.settings)([plain])[0].logits)
+
+
+class TestThinnedPrompts:
+    """The decoder may be given a part of the prompts."""
+
+    @staticmethod
+    def prompts(labels):
+        cells = torch.arange(64)
+        return Prompts(cells, labels, cells / 64)
+
+    def test_every_second_of_every_second_row_is_left_with_what_belongs_to_it(self):
+        labels = torch.arange(64) % 3 % 2
+        few = thinned(self.prompts(labels.float()), 8, 2)
+        assert few.cells.tolist() == [y * 8 + x for y in (0, 2, 4, 6) for x in (0, 2, 4, 6)]
+        assert torch.equal(few.labels, labels[few.cells].float())
+        assert torch.equal(few.similarity, few.cells / 64)
+
+    def test_a_step_of_one_leaves_all(self):
+        prompts = self.prompts((torch.arange(64) % 2).float())
+        assert torch.equal(thinned(prompts, 8, 1).cells, prompts.cells)
+
+    def test_no_kind_of_point_is_lost(self):
+        labels = torch.ones(64)
+        labels[9] = 0  # the only one, in a row that would go
+        assert torch.equal(thinned(self.prompts(labels), 8, 2).cells, torch.arange(64))
+
+    @torch.no_grad()
+    def test_the_setting_reaches_the_decoder(self, network, tokens, region):
+        pair = network.prompt(tokens[0], tokens[1], region)
+        few = thinned(pair.prompts, 8, 2)
+        assert len(few.cells) < len(pair.prompts.cells)
+        found = settled(network, prompt_step=2)([pair])[0].logits
+        torch.testing.assert_close(found, network([replace(pair, prompts=few)])[0].logits)
+        assert not torch.equal(found, network([pair])[0].logits)
 
 
 def test_the_settings_of_matching_reach_it(network, tokens, region):

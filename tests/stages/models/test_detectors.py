@@ -6,7 +6,8 @@ import pytest
 
 from examples.demo_photos import PORTRAITS, load_portrait
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.method.faces import distinct, shared
+from s3pot_batch.stages.method.candidates import same_face, shared
+from s3pot_batch.stages.models.detectors.tiny_retinaface import TinyRetinaFace
 from s3pot_batch.stages.models.profiles import EMBEDDED, PartSpec
 from s3pot_batch.stages.models.registry import DETECTORS
 
@@ -14,6 +15,15 @@ from s3pot_batch.stages.models.registry import DETECTORS
 @pytest.fixture(scope="module")
 def detector():
     return DETECTORS.load(EMBEDDED.detector, "cpu")
+
+
+def distinct(found):
+    """The first look at each face."""
+    faces = []
+    for one in found:
+        if not any(same_face(one, face) for face in faces):
+            faces.append(one)
+    return faces
 
 
 @pytest.mark.parametrize("name", PORTRAITS)
@@ -45,14 +55,37 @@ def test_a_crop_that_is_already_a_face_is_one_face(detector, name):
 
 
 def test_detections_come_best_first_and_above_the_least_score(detector):
-    found = detector.detect(load_portrait("astronaut"), min_score=0.3)
+    found = detector.detect(load_portrait("astronaut"), min_score=0.05)
     scores = [detection.score for detection in found]
     assert scores == sorted(scores, reverse=True)
-    assert scores[-1] >= 0.3
+    assert scores[-1] >= 0.05
     assert all(detection.landmarks.shape == (5, 2) and len(detection.bbox) == 4 for detection in found)
+    assert not detector.detect(np.full((40, 300, 3), 127, np.uint8), min_score=0.05)
 
 
-@pytest.mark.parametrize("kind", ["heatmap", "retinaface"])
+def test_a_face_lies_in_the_same_place_whatever_the_photos_size(detector):
+    photo = load_portrait("astronaut")
+    [face] = distinct(detector.detect(photo, min_score=0.4))
+    for scale in (0.25, 3.0):
+        resized = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        [again] = distinct(detector.detect(resized, min_score=0.4))
+        assert np.abs(again.landmarks / scale - face.landmarks).max() < 6
+
+
+def test_a_large_photo_is_looked_at_twice_and_a_small_one_once(detector, monkeypatch):
+    looks: list[float] = []
+    monkeypatch.setattr(TinyRetinaFace, "_look", lambda _self, _photo, scale, _score: looks.append(scale) or [])
+    detector.detect(np.zeros((400, 600, 3), np.uint8), 0.1)
+    assert looks == [640 / 900]
+    looks.clear()
+    detector.detect(np.zeros((4000, 3000, 3), np.uint8), 0.1)
+    assert looks == [640 / 6000, 1600 / 6000]
+    looks.clear()
+    detector.detect(np.zeros((800, 800, 3), np.uint8), 0.1)
+    assert looks == [640 / 1200, 1.0]  # never larger than it is
+
+
+@pytest.mark.parametrize("kind", ["tiny_retinaface", "retinaface"])
 def test_a_precision_that_a_detector_has_not_is_refused(kind):
     with pytest.raises(ConfigError, match="float32, not float16"):
-        DETECTORS.load(PartSpec(kind, "embedded:detector.safetensors", dtype="float16"), "cpu")
+        DETECTORS.load(PartSpec(kind, "embedded:segmenter.safetensors", dtype="float16"), "cpu")

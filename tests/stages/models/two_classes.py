@@ -8,7 +8,7 @@ from s3pot_batch.stages.models.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy(
     name="two classes", classes=("around", "skin"), colours=((0, 0, 0), (230, 180, 140)), face=("skin",),
-    eyes=((), ()), nose=(), mouth=(), worn=(), sides=(),
+    eyes=((), ()), nose=(), mouth=(), skin=("skin",), worn=(), sides=(),
 )  # fmt: skip
 
 
