@@ -13,7 +13,7 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 
-from recipes.faces import Faces, crop, jitter, load_faces
+from recipes.faces import Faces, crop, jitter, load_faces, outside_is_grey, seen
 from recipes.occluders import occlude
 from recipes.recipe import Data, Seed, Work
 from s3pot_batch.stages.method.alignment import moved_landmarks
@@ -32,11 +32,12 @@ class AdapterPhotos:
         n, donor = rng.choice(self.indices, 2)
         matrix = jitter(rng, side, side)
         image, _ = crop(faces.images[n], faces.parsing[n], matrix, side)
-        if rng.random() >= 5 / 6:
-            return image
-        other, _ = crop(faces.images[donor], faces.parsing[donor], matrix, side)
         points = moved_landmarks(faces.landmarks[n], matrix).astype(np.float32)
-        return occlude(rng, image, other, points).image
+        inside = seen(rng, faces.valid[n], matrix, side, points)
+        if rng.random() < 5 / 6:
+            other, _ = crop(faces.images[donor], faces.parsing[donor], matrix, side)
+            image = occlude(rng, image, other, points).image
+        return outside_is_grey(image, inside)
 
 
 def main(

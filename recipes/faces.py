@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.alignment import Alignment, moved
+from s3pot_batch.stages.models.inpainters.controlnet import GREY
 from s3pot_batch.stages.models.taxonomy import CELEBM
 
 ANNOTATED = {
@@ -31,7 +33,9 @@ class Faces:
     """N aligned faces of side S (the frame is drawn with a margin of 10 % for augmentation)."""
 
     images: NDArray[np.uint8]
-    """N×S×S×3 RGB."""
+    """N×S×S×3 RGB; beyond the photo's border it is mirrored, which a recipe paints over (:func:`outside_is_grey`)."""
+    valid: NDArray[np.uint8]
+    """N×S×S, 1 where the photo fills the frame."""
     parsing: NDArray[np.uint8]
     """N×S×S ``celebm`` ids, 255 where there is no annotation."""
     ovals: NDArray[np.uint8]
@@ -43,6 +47,10 @@ class Faces:
 
 
 MARGIN = 1.1
+GLASSES = 25
+"""Pixels of eyeglasses in a 176-pixel face from which on it shows no clean face: what is to be removed is no target."""
+COVERED = 0.06
+"""Share of a face's oval under a hat, or under what is neither face nor hair, from which on it is no clean face."""
 SIZE = 128
 """Side of the frames that parser, inpainter and segmenter see."""
 
@@ -67,12 +75,14 @@ def _align_all(data: Path, size: int) -> dict[str, NDArray[np.generic]]:
     images = np.zeros((len(rows), size, size, 3), np.uint8)
     parsing = np.full((len(rows), size, size), UNLABELLED, np.uint8)
     ovals = np.zeros((len(rows), size, size), np.uint8)
+    valid = np.zeros((len(rows), size, size), np.uint8)
     landmarks = np.zeros((len(rows), 5, 2), np.float32)
     for n, row in enumerate(rows):
         photo = cv2.cvtColor(cv2.imread(str(data / row["image"])), cv2.COLOR_BGR2RGB)
         points = np.asarray(row["landmarks"], np.float64)
         matrix = widened(Alignment.by_landmarks(points, size).matrix, size)
         images[n] = cv2.warpAffine(photo, matrix, (size, size), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT_101)
+        valid[n] = cv2.warpAffine(np.ones(photo.shape[:2], np.uint8), matrix, (size, size), flags=cv2.INTER_NEAREST)
         oval = moved(np.asarray(row["face_oval"], np.float64), matrix)
         cv2.fillPoly(ovals[n], [np.round(oval).astype(np.int32)], 1)
         landmarks[n] = moved(points, matrix)
@@ -82,11 +92,37 @@ def _align_all(data: Path, size: int) -> dict[str, NDArray[np.generic]]:
     held_out = np.array([is_held_out(row["image"]) for row in rows])
     return {
         "images": images,
+        "valid": valid,
         "parsing": parsing,
         "ovals": ovals,
         "landmarks": landmarks,
         "held_out": held_out,
     }
+
+
+def is_bare(faces: Faces, parsing: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """N, true for faces with nothing in front that the parse maps know of: neither glasses, nor a hat, nor a hand."""
+    bare = CELEBM.where(parsing, CELEBM.worn).sum(axis=(1, 2)) < GLASSES
+    kernel = np.ones((9, 9), np.uint8)  # an oval drawn by landmarks is not exact
+    for n in np.flatnonzero(bare):
+        oval = (cv2.erode(faces.ovals[n], kernel) & faces.valid[n]) > 0
+        strange = ~CELEBM.where(parsing[n], (*CELEBM.face, "hair"))
+        bare[n] = (oval & CELEBM.where(parsing[n], ("hat",))).sum() < COVERED / 2 * oval.sum() and (
+            (oval & strange).sum() < COVERED * oval.sum()
+        )
+    return np.asarray(bare, np.bool_)
+
+
+def bare_faces(faces: Faces, parsing: NDArray[np.uint8], *, held_out: bool) -> NDArray[np.intp]:
+    """Indices of the faces that may be a clean target.
+
+    Raises:
+        ConfigError: there is none, as when the parse maps are those of a parser that knows nothing yet.
+    """
+    indices = np.flatnonzero(is_bare(faces, parsing) & (faces.held_out == held_out))
+    if not len(indices):
+        raise ConfigError("no clean face to learn from: the parse maps show something in front of every one")
+    return indices
 
 
 @torch.no_grad()
@@ -131,7 +167,10 @@ def jitter(rng: np.random.Generator, source: int, target: int, amount: float = 1
 def crop(
     image: NDArray[np.uint8], parsing: NDArray[np.uint8], matrix: NDArray[np.float64], size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Warp one cached face and its parse map by ``matrix``; a mirrored crop gets mirrored part names."""
+    """Warp one cached face and its parse map by ``matrix``; a mirrored crop gets mirrored part names.
+
+    What lies outside the photo is mirrored here; see :func:`seen` for where that is.
+    """
     warped = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     labels = cv2.warpAffine(parsing, matrix, (size, size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
     if np.linalg.det(matrix[:, :2]) < 0:
@@ -140,10 +179,77 @@ def crop(
     return warped.astype(np.uint8), labels.astype(np.uint8)
 
 
+def seen(
+    rng: np.random.Generator, valid: NDArray[np.uint8], matrix: NDArray[np.float64], size: int,
+    landmarks: NDArray[np.float32], cut: float = 0.5,
+) -> NDArray[np.float32]:  # fmt: skip
+    """Where a photo shows anything of a crop, S×S in 0..1: inside the cached photo, and of some also of a tighter one.
+
+    Args:
+        rng: the only source of randomness.
+        valid: where the photo fills the cached frame.
+        matrix: from the cached frame to the crop.
+        size: S.
+        landmarks: 5×2 in the crop; the photo's simulated edges are placed by them.
+        cut: the share of crops that get such edges: from beyond the hair to into the face.
+    """
+    there = cv2.warpAffine(valid, matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=0)
+    inside = np.asarray(there, np.float32)
+    if rng.random() >= cut:
+        return inside
+    eyes, mouth = landmarks[:2].mean(0), landmarks[3:].mean(0)
+    unit = max(float(np.linalg.norm(landmarks[1] - landmarks[0])), 0.9 * float(np.linalg.norm(mouth - eyes)))
+    middle = (eyes + mouth) / 2
+    turn = np.deg2rad(rng.normal(0, 5))  # the frame is turned against the photo
+    tight = rng.random()
+    y, x = np.mgrid[:size, :size].astype(np.float32) + np.float32(0.5)
+    cuts = rng.random(4) < rng.choice([0.3, 0.6, 1.0])
+    cuts[int(rng.integers(4))] = True
+    deep = int(rng.integers(4)) if rng.random() < 0.1 else -1  # half a face
+    for side in np.flatnonzero(cuts):  # right, bottom, left, top, in units of the eyes' distance from the face's middle
+        far, near = (2.2, 2.1, 2.2, 2.3)[side], (0.75, 0.8, 0.75, 0.85)[side]
+        away = far + (near - far) * np.clip(tight + rng.normal(0, 0.25), 0, 1.1)
+        away = rng.uniform(0.0, near) if side == deep else away
+        normal = np.array([np.cos(turn + side * np.pi / 2), np.sin(turn + side * np.pi / 2)], np.float32)
+        distance = (x - middle[0]) * normal[0] + (y - middle[1]) * normal[1] - np.float32(away * unit)
+        inside = inside * (0.5 - distance).clip(0, 1)
+    return np.asarray(inside, np.float32)
+
+
+def outside_is_grey(image: NDArray[np.uint8], inside: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """What lies outside the photo is nothing: S×S×3 painted flat grey where ``inside``, S×S in 0..1, is 0."""
+    share = inside[..., None]
+    return np.asarray((image * share + GREY * (1 - share)).round(), np.uint8)
+
+
 def relight(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Random exposure, gamma, colour cast, and now and then greyscale."""
-    work = image.astype(np.float32) / 255
-    work = work ** np.exp(rng.normal(0, 0.2)) * np.exp(rng.normal(0, 0.12)) * np.exp(rng.normal(0, 0.05, 3))
-    if rng.random() < 0.04:
-        work = np.repeat(work.mean(axis=2, keepdims=True), 3, axis=2)
-    return (np.clip(work, 0, 1) * 255).astype(np.uint8)
+    """Random exposure, gamma and colour cast; now and then a strong cast, low light, or greyscale."""
+    dark = rng.random() < 0.08
+    exposure = np.exp(rng.normal(0, 0.12)) * (rng.uniform(0.25, 0.7) if dark else 1.0)
+    cast = np.exp(rng.normal(0, 0.2 if rng.random() < 0.1 else 0.05, 3))
+    levels = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.normal(0, 0.2)) * (exposure * cast)
+    lit = cv2.LUT(image, (levels.clip(0, 1) * 255).astype(np.uint8)[:, None])
+    if rng.random() < 0.07:
+        return np.repeat(lit.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
+    return np.asarray(lit, np.uint8)
+
+
+def worsened(rng: np.random.Generator, *pictures: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Pictures as a worse camera gives them, all in the same way: small, noisy, with JPEG's blocks, or blurred."""
+    if rng.random() > 0.4:
+        return list(pictures)
+    size = pictures[0].shape[0]
+    small = round(size * (np.exp(rng.uniform(np.log(0.28), 0)) if rng.random() < 0.6 else 1.0))
+    noise = rng.normal(0, rng.uniform(2, 12), (small, small, 3)) if rng.random() < 0.35 else None
+    quality = int(rng.integers(20, 75)) if rng.random() < 0.5 else None
+    blur = size / 128 * float(rng.uniform(0.4, 1.5)) if rng.random() < 0.35 else None
+    drawn = []
+    for picture in pictures:
+        worse = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
+        if noise is not None:
+            worse = (worse + noise).clip(0, 255).astype(np.uint8)
+        if quality is not None:
+            worse = cv2.imdecode(cv2.imencode(".jpg", worse, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+        worse = cv2.resize(worse, (size, size), interpolation=cv2.INTER_LINEAR)
+        drawn.append(np.asarray(worse if blur is None else cv2.GaussianBlur(worse, (0, 0), blur), np.uint8))
+    return drawn

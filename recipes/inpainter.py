@@ -30,10 +30,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recipes.batches import as_pixels, batches
-from recipes.faces import SIZE, Faces, complete_parsing, crop, jitter, load_faces, relight
-from recipes.occluders import occlude
+from recipes.faces import (
+    SIZE,
+    Faces,
+    bare_faces,
+    complete_parsing,
+    crop,
+    jitter,
+    load_faces,
+    outside_is_grey,
+    relight,
+    seen,
+    worsened,
+)
+from recipes.occluders import NAMELESS, Occluded, occlude
 from recipes.recipe import Batch, Measured, Minutes, Rate, Recipe, Seed, ShippedRecipe, command_line
-from recipes.schedule import fit
+from recipes.schedule import fit, mixed
 from recipes.shipping import write_report
 from s3pot_batch.stages.method.alignment import moved_landmarks
 from s3pot_batch.stages.method.region import disc
@@ -43,8 +55,8 @@ from s3pot_batch.stages.models.taxonomy import CELEBM
 
 BLIND = 0.75
 """Share of the samples whose occluder the network has to find by itself, which is the harder half."""
-GLASSES = 60
-"""Pixels of eyeglasses in a 176-pixel face from which on it shows no clean face: what is to be removed is no target."""
+[SKIN] = CELEBM.ids(("face",))
+"""What the parse map says of a face where nothing more is known, and what glasses are drawn as."""
 Encode = Callable[[Tensor], Tensor]
 
 
@@ -133,38 +145,59 @@ def build_scheduler() -> DDIMScheduler:
 
 
 class ReferenceSamples:
-    """Draws a clean face without glasses, the same with something pasted, its parse map and the hole to fill."""
+    """Draws a face without glasses or hat, the same with something pasted, its parse map and the hole to fill."""
 
     def __init__(
         self, faces: Faces, parsing: NDArray[np.uint8], *, held_out: bool = False, occluded: float = 0.85
     ) -> None:
         self.faces = faces
         self.parsing = parsing
-        bare = CELEBM.where(parsing, CELEBM.worn).sum(axis=(1, 2)) < GLASSES
-        self.indices = np.flatnonzero(bare & (faces.held_out == held_out))
+        self.indices = bare_faces(faces, parsing, held_out=held_out)
         self.occluded = occluded
 
     def __call__(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """``clean``, ``photo``, ``parse`` S×S×3 uint8; ``hole``, ``alpha``, ``region`` S×S float32."""
+        """``clean``, ``photo``, ``parse`` S×S×3 uint8; ``hole``, ``alpha``, ``region``, ``inside`` S×S float32.
+
+        Outside the photo all three pictures show nothing: ``inside`` is 0 there.
+        """
         n, donor = rng.choice(self.indices, 2)
         matrix = jitter(rng, self.faces.images.shape[1], SIZE)
         clean, labels = crop(self.faces.images[n], self.parsing[n], matrix, SIZE)
-        clean = relight(rng, clean)
         other, _ = crop(self.faces.images[donor], self.parsing[donor], matrix, SIZE)
         points = moved_landmarks(self.faces.landmarks[n], matrix).astype(np.float32)
+        inside = seen(rng, self.faces.valid[n], matrix, SIZE, points)
+        within = inside > 0.5
         occluded = occlude(rng, clean, other, points)
-        region = CELEBM.where(labels, CELEBM.face).astype(np.uint8)
-        hole = np.zeros((SIZE, SIZE), np.uint8)
-        photo, alpha = clean, np.zeros((SIZE, SIZE), np.float32)
-        if rng.random() < BLIND:  # blind: the network has to find the occluder
-            if rng.random() < self.occluded:
-                photo, alpha = occluded.image, occluded.alpha
-        else:  # filled: the hole is known, and hidden from the network
-            part = (occluded.alpha > 0.1).astype(np.uint8)
-            hole = cv2.dilate(part, disc(int(rng.integers(1, 5)))) & cv2.dilate(region, disc(3))
-            photo, alpha = grey_inside(occluded.image, hole), hole.astype(np.float32)
-        return {"clean": clean, "photo": photo, "parse": CELEBM.colourise(labels), "hole": hole.astype(np.float32),
-                "alpha": alpha, "region": region.astype(np.float32)}  # fmt: skip
+        region = (CELEBM.where(labels, CELEBM.face) & within).astype(np.uint8)
+        blind = rng.random() < BLIND
+        photo, alpha, hole = clean, np.zeros((SIZE, SIZE), np.float32), np.zeros((SIZE, SIZE), np.uint8)
+        if not blind or rng.random() < self.occluded:
+            photo, alpha = occluded.image, occluded.alpha * inside
+            labels = misread(rng, labels, occluded)
+        lit = relight(rng, np.concatenate([photo, clean]))  # one light for both
+        photo, clean = (outside_is_grey(one, inside) for one in worsened(rng, lit[:SIZE], lit[SIZE:]))
+        if not blind:  # filled: the hole is known, and hidden from the network
+            part = (alpha > 0.1).astype(np.uint8)
+            hole = cv2.dilate(part, disc(int(rng.integers(1, 5)))) & cv2.dilate(region, disc(3)) & within
+            photo, alpha = grey_inside(photo, hole), hole.astype(np.float32)
+        parse = CELEBM.colourise(np.where(within, labels, np.uint8(0)))
+        return {"clean": clean, "photo": photo, "parse": parse, "hole": hole.astype(np.float32),
+                "alpha": alpha, "region": region.astype(np.float32), "inside": inside}  # fmt: skip
+
+
+def misread(rng: np.random.Generator, labels: NDArray[np.uint8], occluded: Occluded) -> NDArray[np.uint8]:
+    """The parse map as it is drawn for the ControlNet: what is worn before the face is skin, now and then all of it.
+
+    A parser knows glasses, hats and hair, and none of them is to be drawn; what is under other things it has to guess.
+    The face region stays as large as it was.
+    """
+    face = CELEBM.where(labels, CELEBM.face)
+    read = np.where(occluded.names == NAMELESS, labels, occluded.names)
+    read = np.where(CELEBM.where(read, CELEBM.worn) | ((read != labels) & face), SKIN, read)
+    if rng.random() < 0.25:
+        covered = cv2.erode((occluded.alpha > 0.5).astype(np.uint8), disc(int(rng.integers(0, 4)))) > 0
+        read = np.where(covered & face, SKIN, read)
+    return np.asarray(read, np.uint8)
 
 
 def grey_inside(photo: NDArray[np.uint8], hole: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -185,12 +218,12 @@ def vae(recipe: VaeRecipe) -> None:
     faces = load_faces(recipe.data, recipe.work)
     net = build_vae().to(recipe.device, memory_format=torch.channels_last)
     models = nn.ModuleDict({"vae": net})
-    unused = np.zeros_like(faces.parsing)  # the VAE needs pixels only
+    unused = np.full_like(faces.parsing, SKIN)  # the VAE needs pixels only
     samples = batches(ReferenceSamples(faces, unused), size=recipe.batch, seed=recipe.seed, workers=recipe.workers)
 
     def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         pixels = pieces(as_pixels(sample["photo"].to(recipe.device)), SIZE // 2)
-        with torch.autocast(recipe.device, torch.bfloat16):
+        with mixed(recipe.device):
             posterior = net.encode(pixels).latent_dist
             decoded = net.decode(posterior.sample()).sample.float()
         tone, target = F.avg_pool2d(decoded, 4), F.avg_pool2d(pixels, 4)
@@ -231,7 +264,7 @@ def controlnet(recipe: ControlNetRecipe) -> None:
 
     def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         sample = {name: value.to(recipe.device) for name, value in sample.items()}
-        with torch.autocast(recipe.device, torch.bfloat16):
+        with mixed(recipe.device):
             predicted, clean = predict(models, scheduler, encode, sample)
         return change_loss(predicted.float(), clean, sample)
 
@@ -247,6 +280,7 @@ def change_loss(predicted: Tensor, clean: Tensor, sample: dict[str, Tensor]) -> 
     covered = sample["alpha"] * sample["region"]
     thin = (0.1 / covered.mean(dim=(1, 2), keepdim=True).clamp(min=1e-3)).pow(0.75).clamp(1, 6)  # frames, too
     weight = 0.2 + 0.3 * sample["region"] + 3.0 * thin * covered + 0.3 * sample["alpha"]
+    weight = weight * sample["inside"] + 0.02  # outside the photo nothing changes
     weight = F.interpolate(weight[:, None], clean.shape[-2:], mode="area")
     difference = predicted - clean
     tone = F.avg_pool2d(weight, 8) * F.avg_pool2d(difference, 8).abs()  # contrast is read off large areas

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import numpy as np
 import torch
 import typer
@@ -20,11 +19,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recipes.batches import as_pixels, batches
-from recipes.faces import SIZE, UNLABELLED, Faces, complete_parsing, crop, jitter, load_faces, relight
-from recipes.occluders import occlude
+from recipes.faces import (
+    SIZE,
+    UNLABELLED,
+    Faces,
+    complete_parsing,
+    crop,
+    jitter,
+    load_faces,
+    outside_is_grey,
+    relight,
+    seen,
+    worsened,
+)
+from recipes.occluders import NAMELESS, occlude
 from recipes.parsing_net import ParsingNet
 from recipes.recipe import Batch, Measured, Minutes, Rate, Seed, ShippedRecipe, command_line
-from recipes.schedule import fit
+from recipes.schedule import fit, mixed
 from recipes.shipping import parser_script, write_weights
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.alignment import moved_landmarks
@@ -66,20 +77,24 @@ class ParserSamples:
         self.occluded = occluded
 
     def __call__(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One sample: ``image`` S×S×3 uint8, ``labels`` S×S uint8, ``alpha`` S×S float32."""
+        """One sample: ``image`` S×S×3 uint8, ``labels`` S×S uint8, ``alpha`` S×S float32.
+
+        A parser should see through what is pasted, but know glasses, hats and hair as what they are.
+        """
         n, donor = rng.choice(self.indices), rng.choice(self.donors)
         matrix = jitter(rng, self.faces.images.shape[1], SIZE, amount=1.6)
         image, labels = crop(self.faces.images[n], self.faces.parsing[n], matrix, SIZE)
+        points = moved_landmarks(self.faces.landmarks[n], matrix).astype(np.float32)
+        inside = seen(rng, self.faces.valid[n], matrix, SIZE, points)
         alpha = np.zeros((SIZE, SIZE), np.float32)
         if rng.random() < self.occluded:
             other, _ = crop(self.faces.images[donor], self.faces.parsing[donor], matrix, SIZE)
-            points = moved_landmarks(self.faces.landmarks[n], matrix).astype(np.float32)
             occluded = occlude(rng, image, other, points)
-            image, alpha = occluded.image, occluded.alpha
-        image = relight(rng, image)
-        if rng.random() < 0.2:
-            image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.4)))
-        return {"image": image, "labels": labels, "alpha": alpha}
+            image, alpha = occluded.image, occluded.alpha * inside
+            labels = np.where(occluded.names == NAMELESS, labels, occluded.names)
+        [image] = worsened(rng, relight(rng, image))
+        labels = np.where(inside > 0.5, labels, np.uint8(0)).astype(np.uint8)
+        return {"image": outside_is_grey(image, inside), "labels": labels, "alpha": alpha}
 
 
 def parsing_loss(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -132,7 +147,7 @@ def train(recipe: ParserRecipe) -> None:
     samples = batches(ParserSamples(taught), size=recipe.batch, seed=recipe.seed, workers=recipe.workers)
 
     def loss(sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        with torch.autocast(recipe.device, torch.bfloat16):
+        with mixed(recipe.device):
             logits = net.logits(as_pixels(sample["image"].to(recipe.device)))
         return parsing_loss(logits, sample["labels"].to(recipe.device))
 

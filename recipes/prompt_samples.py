@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from recipes.faces import SIZE, Faces, crop, jitter, relight
+from recipes.faces import SIZE, Faces, bare_faces, crop, jitter, outside_is_grey, relight, seen, worsened
 from recipes.occluders import occlude
 from s3pot_batch.stages.method.alignment import moved_landmarks
 from s3pot_batch.stages.models.taxonomy import CELEBM
@@ -34,7 +34,7 @@ class PromptSamples:
     ) -> None:  # fmt: skip
         self.faces = faces
         self.parsing = parsing
-        self.indices = np.flatnonzero(faces.held_out == held_out)
+        self.indices = bare_faces(faces, parsing, held_out=held_out)
         self.single = single
         self.dense = 0.0 if single else dense
 
@@ -50,12 +50,14 @@ class PromptSamples:
         clean, parts = crop(self.faces.images[n], self.parsing[n], matrix, FINE)
         other, _ = crop(self.faces.images[donor], self.parsing[donor], matrix, FINE)
         points = moved_landmarks(self.faces.landmarks[n], matrix).astype(np.float32)
+        inside = seen(rng, self.faces.valid[n], matrix, FINE, points)
+        parts = np.where(inside > 0.5, parts, np.uint8(0)).astype(np.uint8)
         thing = np.zeros((FINE, FINE), bool)
         image = clean
         if rng.random() < 0.9:
             occluded = occlude(rng, clean, other, points)
-            image, thing = occluded.image, occluded.alpha > 0.5
-        masks = self._targets(rng, parts, thing)
+            image, thing = occluded.image, (occluded.alpha > 0.5) & (inside > 0.5)
+        masks = self._targets(rng, parts, thing, inside > 0.5)
         hints = np.zeros((PROMPTS, GRID, GRID), np.float32)
         if rng.random() < self.dense:
             cells, hinted = self._cells(parts), rng.random() < 0.7
@@ -70,32 +72,34 @@ class PromptSamples:
         else:
             prompts = [self._prompt(rng, mask) for mask in masks]
         lit = relight(rng, np.concatenate([image, clean]))  # one light for both
-        reference, differs = regenerated(rng, lit[FINE:], other), thing
+        image, clean = worsened(rng, lit[:FINE], lit[FINE:])
+        reference, differs = regenerated(rng, clean, other), thing
         if rng.random() < 0.4:
             pasted = occlude(rng, reference, other, points)
-            reference, differs = pasted.image, differs | (pasted.alpha > 0.5)
+            reference, differs = pasted.image, differs | ((pasted.alpha > 0.5) & (inside > 0.5))
+        image, reference = outside_is_grey(image, inside), outside_is_grey(reference, inside)
         step = FINE // SIZE
-        return {"image": shrunk(lit[:FINE]), "reference": shrunk(reference), "same": agreement(differs),
+        return {"image": shrunk(image), "reference": shrunk(reference), "same": agreement(differs),
                 "parsing": np.ascontiguousarray(parts[::step, ::step]), "thing": shrunk(thing.astype(np.float32)) > 0.5,
                 "hints": hints, "masks": np.stack(masks).astype(np.float32),
                 "points": np.stack([p[0] for p in prompts]) / step, "labels": np.stack([p[1] for p in prompts]),
                 "boxes": np.stack([p[2] for p in prompts]) / step}  # fmt: skip
 
     def _targets(
-        self, rng: np.random.Generator, parts: NDArray[np.uint8], thing: NDArray[np.bool_]
+        self, rng: np.random.Generator, parts: NDArray[np.uint8], thing: NDArray[np.bool_], inside: NDArray[np.bool_]
     ) -> list[NDArray[np.bool_]]:
         within = CELEBM.where(parts, CELEBM.face)
         face = within & ~thing
         choices = [CELEBM.where(parts, names) & ~thing for names in PARTS]
-        choices = [mask for mask in choices if mask.sum() > 120]
-        face = face if face.sum() > 240 else ~thing
+        choices = [mask for mask in choices if mask.sum() > 120] or [inside & ~thing]
+        face = face if face.sum() > 240 else ~thing & inside
         targets = [thing if thing.sum() > 80 else face]
         if self.single or rng.random() < 0.5:
             targets.append(face)
         while len(targets) < PROMPTS:
-            inside = thing & within  # what of a thing lies in the face is a thing of its own
+            covering = thing & within  # what of a thing lies in the face is a thing of its own
             pick = int(rng.integers(len(choices) + 2))
-            targets.append(choices[pick] if pick < len(choices) else inside if inside.sum() > 80 else targets[0])
+            targets.append(choices[pick] if pick < len(choices) else covering if covering.sum() > 80 else targets[0])
         return targets
 
     def _prompt(

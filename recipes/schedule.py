@@ -18,8 +18,12 @@ Loss = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
 DECAY = 0.998
 """Of the exponential moving average of the weights."""
-WARM_UP = 100
-"""Steps until the learning rate has its peak."""
+WARM_UP, WARM_UP_AGAIN = 100, 30
+"""Steps until the learning rate has its peak: of new weights, and of those that a training goes on from."""
+EVERY = 100
+"""Steps from one checkpoint, and one line of the log, to the next."""
+BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""A CPU's instructions for bf16, of which one is enough: Intel's and AMD's, and ARM's."""
 
 
 def fit(
@@ -49,10 +53,10 @@ def fit(
     averaged = copy.deepcopy(models).eval().requires_grad_(requires_grad=False)
     peaks = [group["lr"] for group in optimizer.param_groups]
     checkpoint, log = recipe.work / f"{name}.pt", Log(recipe.work / f"{name}.jsonl")
-    step = 0
+    step, warm_up = 0, WARM_UP if recipe.start is None else WARM_UP_AGAIN
     models.train()
     while (progress := max(log.seconds / (60 * recipe.minutes), step / recipe.steps)) < 1:
-        rate = min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * progress))
+        rate = min(1.0, (step + 1) / warm_up) * (0.5 + 0.5 * math.cos(math.pi * progress))
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate
         terms = loss(next(samples))
@@ -63,14 +67,20 @@ def fit(
         step += 1
         _average(averaged, models, min(DECAY, (1 + step) / (10 + step)))
         log.add(step, terms)
-        if step % 500 == 0:
+        if step % EVERY == 0:
             torch.save(averaged.state_dict(), checkpoint)
     torch.save(averaged.state_dict(), checkpoint)
     return averaged
 
 
+def mixed(device: str) -> torch.autocast:
+    """Autocast to bf16 where that is quicker; a CPU without instructions for it takes eight times as long."""
+    able = device != "cpu" or any(torch.cpu.get_capabilities().get(name) for name in BF16)
+    return torch.autocast(device, torch.bfloat16, enabled=able)
+
+
 class Log:
-    """A JSON-lines file of a training's mean losses, a line for every hundred steps."""
+    """A JSON-lines file of a training's mean losses, a line for every ``EVERY`` steps."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,8 +96,8 @@ class Log:
         """Count one step's losses."""
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
-        if step % 100 == 0:
-            means = {name: round(value / 100, 5) for name, value in self.sums.items()}
+        if step % EVERY == 0:
+            means = {name: round(value / EVERY, 5) for name, value in self.sums.items()}
             line = json.dumps({"step": step, "seconds": round(self.seconds), **means})
             print(line, flush=True)
             with self.path.open("a") as stream:

@@ -28,9 +28,10 @@ from torch.nn import functional as F
 
 from recipes.batches import batches
 from recipes.faces import SIZE, Faces, complete_parsing, load_faces
+from recipes.inpainter import SKIN
 from recipes.prompt_samples import FINE, GRID, PromptSamples, agreement
 from recipes.recipe import Batch, Measured, Minutes, Rate, Seed, ShippedRecipe, command_line
-from recipes.schedule import fit
+from recipes.schedule import fit, mixed
 from recipes.shipping import half, keep_some, write_weights
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.enhancement import attended, token_centres
@@ -81,7 +82,8 @@ def drawn_reference(inpainter: ControlNetInpainter, sample: dict[str, Tensor]) -
     What it changed on a visible face counts as the same; a thing that it left standing, as neither.
     """
     photos, parsing, things = (sample[name].numpy() for name in ("image", "parsing", "thing"))
-    asked = Inpainting(photos, parsing, CELEBM.where(parsing, CELEBM.face), hide=False, taxonomy=CELEBM)
+    bare = np.where(CELEBM.where(parsing, CELEBM.worn), np.uint8(SKIN), parsing)
+    asked = Inpainting(photos, bare, CELEBM.where(parsing, CELEBM.face), hide=False, taxonomy=CELEBM)
     seeds = [torch.Generator().manual_seed(one) for one in torch.randint(2**31, (len(photos),)).tolist()]
     drawn = inpainter.inpaint(asked, ReferenceSettings(), seeds)
     same = []
@@ -236,7 +238,7 @@ class SegmenterLoss:
         sample = {name: value.to(self.device) for name, value in sample.items()}
         boxes, masks = self.choose.random() < 0.1, 4 if self.choose.random() < 0.2 else 1
         few = slice(max(len(sample["image"]) // 2, 1))
-        with torch.autocast(self.device, torch.bfloat16):
+        with mixed(self.device):
             tokens = self.segmenter.encode(sample["image"])
             logits, iou = decode(self.segmenter, tokens, sample, boxes=boxes, masks=masks)
             reference = self.segmenter.encode(sample["reference"][few])

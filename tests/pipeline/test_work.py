@@ -267,7 +267,7 @@ def test_the_plan_is_read_per_command_not_per_shard(blanks, monkeypatch):
 
 @pytest.mark.parametrize("where", [{"workers": 2}, {"scheduler": "tcp://there:1"}], ids=["workers", "scheduler"])
 def test_workers_start_once_for_all_stages_and_not_for_nothing(blanks, monkeypatch, where):
-    started, stages = [], []
+    started, stages, ended = [], [], []
 
     @contextmanager
     def runner(places, address):
@@ -278,14 +278,15 @@ def test_workers_start_once_for_all_stages_and_not_for_nothing(blanks, monkeypat
             return run_serial(run_shard, given, context, on_report)
 
         yield run
-        started.append("ended")
+        ended.append(address)
 
     monkeypatch.setattr(scheduling, "dask_runner", runner)
     options = Options(
         blanks / "in.parquet", blanks / "run", device="cpu", shard_size=1, per_image=True, **where
     )  # fmt: skip
     assert work(open_job(options, "segments")).no_face == 4
-    assert started == [(where.get("workers", 0), where.get("scheduler")), "ended"]
+    assert started == [(where.get("workers", 0), where.get("scheduler"))]
+    assert ended == [where.get("scheduler")]
     assert stages == [(name, 4) for name in ("references", "tokens", "fits", "segments")]
     started.clear()
     assert work(open_job(options, "segments")).no_face == 4  # nothing is left to do

@@ -1,5 +1,7 @@
 """The embedded detector on the two public-domain portraits."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ def detector():
 
 def distinct(found):
     """The first look at each face."""
-    faces = []
+    faces = list[Any]()
     for one in found:
         if not any(same_face(one, face) for face in faces):
             faces.append(one)
