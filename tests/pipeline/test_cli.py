@@ -63,11 +63,11 @@ def test_no_command_lacks_a_test_of_its_help():
 
 
 def test_help_answers_in_a_fifth_of_a_second():
-    """Of CPU time; on a machine that others slow down, in half again as long as typer alone takes there."""
+    """Of CPU time; on a machine that others slow down, in twice as long as typer alone takes there."""
     script, python = Path(sys.executable).with_name("s3pot-batch"), sys.executable
     both = [(cpu_seconds(script, "--help"), cpu_seconds(python, "-c", "import typer")) for _ in range(5)]
     ours, typers = (min(seconds) for seconds in zip(*both, strict=True))
-    assert ours <= max(0.2, 1.5 * typers)
+    assert ours <= max(0.2, 2 * typers)
 
 
 @pytest.mark.parametrize("module", ["s3pot_batch.pipeline.cli", "s3pot_batch"])
