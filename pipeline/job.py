@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from s3pot_batch.manifests.answer import ANSWER, assemble_segments
+from s3pot_batch.manifests.answer import STAGE as ANSWERING
 from s3pot_batch.manifests.manifest import Manifest, read_manifest
 from s3pot_batch.manifests.plan import Plan, make_plan, settle_plan
 from s3pot_batch.pipeline import config as configuration
@@ -17,7 +18,7 @@ from s3pot_batch.pipeline.options import Options
 from s3pot_batch.pipeline.progress import progress
 from s3pot_batch.pipeline.report.summary import Failure, Summary, summarise
 from s3pot_batch.pipeline.runner import Runner, run_serial
-from s3pot_batch.stages.base import STAGES, ShardReport, ShardTask, Stage, run_task
+from s3pot_batch.stages.base import ShardReport, ShardTask, Stage, run_task
 from s3pot_batch.stages.errors import ConfigError
 
 
@@ -129,14 +130,14 @@ def work(job: Job) -> Summary:
     with _runner(job.options, max(map(len, pending.values()))) as (run, device):
         for stage in job.stages:
             shards = [shard for shard in pending[stage.name] if shard not in lacking or stage.scope == "run"]
-            reports += _run_stage(job, stage, shards, run, device)
-            if stage.scope == "shard":
-                lacking |= set(job.pending(stage))  # a shard that one stage failed on is left out of the next
+            made = _run_stage(job, stage, shards, run, device)
+            lacking |= {report.shard for report in made if report.error}  # left out of the stages that come after
+            reports += made
     target = job.stages[-1]
     if target.scope == "run":
         return _summary_of_run(job, target, reports, time.monotonic() - started)
     files = [job.run / (target.store or target.name)]
-    if target is STAGES[-1]:
+    if target.name == ANSWERING:
         assemble_segments(job.manifest, job.plan, job.run, job.config.fingerprint(target.name))
         files.insert(0, job.run / ANSWER)
     return summarise(target.name, job.plan, job.run, reports, seconds=time.monotonic() - started, files=files)

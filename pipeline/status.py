@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from s3pot_batch.manifests.answer import ANSWER
+from s3pot_batch.manifests.answer import STAGE as ANSWERING
 from s3pot_batch.manifests.outcomes import shard_statuses
 from s3pot_batch.manifests.plan import Plan, read_plan
 from s3pot_batch.manifests.schema import STATUSES
 from s3pot_batch.stages.base import STAGES, stages_towards
 from s3pot_batch.stages.settings import Settings
 
-ALWAYS = {stage.name for stage in stages_towards(STAGES[-1].name, Settings())}
+ALWAYS = {stage.name for stage in stages_towards(ANSWERING, Settings())}
 """Stages that every run has; others are named once they have begun."""
 
 

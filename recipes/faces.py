@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.alignment import Alignment, moved
-from s3pot_batch.stages.models.inpainters.controlnet import GREY
+from s3pot_batch.stages.models.protocols import GREY
 from s3pot_batch.stages.models.taxonomy import CELEBM
 
 ANNOTATED = {

@@ -50,7 +50,7 @@ from recipes.shipping import write_report
 from s3pot_batch.stages.method.alignment import moved_landmarks
 from s3pot_batch.stages.method.region import disc
 from s3pot_batch.stages.models.checkpoints import EMBEDDED
-from s3pot_batch.stages.models.inpainters.controlnet import GREY
+from s3pot_batch.stages.models.protocols import GREY
 from s3pot_batch.stages.models.taxonomy import CELEBM
 
 BLIND = 0.75

@@ -14,7 +14,7 @@ from s3pot_batch.stages import store
 from s3pot_batch.stages.base import ShardResult, StageContext
 from s3pot_batch.stages.errors import ItemError
 from s3pot_batch.stages.images import Photo, read_photo
-from s3pot_batch.stages.method.alignment import NotAFace
+from s3pot_batch.stages.method.alignment import Alignment, NotAFace
 from s3pot_batch.stages.method.faces import Hint, ParsedFace
 from s3pot_batch.stages.method.pairs import Pair
 from s3pot_batch.stages.method.stage_one import ReferencedFace, StageOne
@@ -110,6 +110,11 @@ def _arrays(face: ReferencedFace) -> dict[str, NDArray[np.generic]]:
         "raw": face.aligned.raw, "reference": face.reference, "parsing": face.parsed.parsing,
         "region": face.parsed.region,
     }  # fmt: skip
+
+
+def alignment_of(face: FaceOutcome, side: int) -> Alignment:
+    """Where a described face lies in its frame of that side."""
+    return Alignment(np.array(face.matrix).reshape(2, 3), side)
 
 
 def read_pair(run: Path, row: int) -> Pair:

@@ -16,10 +16,9 @@ from s3pot_batch.stages.base import ShardResult, StageContext
 from s3pot_batch.stages.errors import ShardError
 from s3pot_batch.stages.fits import load_fits
 from s3pot_batch.stages.images import encode_rle
-from s3pot_batch.stages.method.alignment import Alignment
 from s3pot_batch.stages.method.masks import FaceMask, paste, ratio, segment_pairs
 from s3pot_batch.stages.method.network import S3POT, Prompted
-from s3pot_batch.stages.references import read_pair
+from s3pot_batch.stages.references import alignment_of, read_pair
 from s3pot_batch.stages.store import ArraySpec
 
 STORE = "masks.zarr"
@@ -88,7 +87,7 @@ def answer(outcome: Outcome, masks: Mapping[int, FaceMask], threshold: float) ->
     faces: list[FaceOutcome] = []
     for face in outcome.faces:
         mask = masks[face.row]
-        pasted = paste(mask, Alignment(np.array(face.matrix).reshape(2, 3), mask.region.shape[0]), shape, threshold)
+        pasted = paste(mask, alignment_of(face, mask.region.shape[0]), shape, threshold)
         occlusion |= pasted.occlusion
         region |= pasted.region
         faces.append(replace(face, occlusion_ratio=pasted.occlusion_ratio, predicted_iou=mask.predicted_iou))

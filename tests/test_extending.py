@@ -303,7 +303,7 @@ def drawn_area(rle):
     [
         (parsers, "parser_lapa.py", PARSERS.kinds, PARSERS.module),
         (segmenters, "segmenter_transformers.py", SEGMENTERS.kinds, SEGMENTERS.module),
-        (exports, "export_cutout.py", exports.formats, exports.find_format),
+        (exports, "export_cutout.py", exports.FORMATS.names, exports.find_format),
     ],
     ids=["parser", "segmenter", "export"],
 )

@@ -28,7 +28,7 @@ FORBIDDEN = {
 }
 """What must not be loaded once every module of a room is, whoever asked for it."""
 BELOW_THE_METHOD = {
-    f"{PACKAGE}.stages.{name}" for name in ("errors", "settings", "models.protocols", "models.taxonomy")
+    f"{PACKAGE}.stages.{name}" for name in ("errors", "plugins", "settings", "models.protocols", "models.taxonomy")
 }
 """All of the package that the method loads."""
 

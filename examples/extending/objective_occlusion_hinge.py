@@ -3,12 +3,9 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-MARGIN = 0.5
-"""An occlusion point counts only while its p is above it; also the weight, as in ``face_hinge``."""
+from s3pot_batch.stages.method.objectives import HINGE, mean
 
 
-def occlusion_hinge(face: Tensor, occlusion: Tensor) -> Tensor:
+def occlusion_hinge(p: Tensor, labels: Tensor) -> Tensor:
     """0.5 · mean relu(p − 0.5) over the occlusion points; 0 where there is none."""
-    del face
-    over = F.relu(occlusion - MARGIN)
-    return MARGIN * (over.mean() if len(over) else over.sum())
+    return HINGE * mean(F.relu(p[labels == 0] - HINGE))

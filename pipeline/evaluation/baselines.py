@@ -20,6 +20,7 @@ from s3pot_batch.stages.images import Mask
 from s3pot_batch.stages.method.alignment import Alignment
 from s3pot_batch.stages.method.edges import colour_contrast, grabcut
 from s3pot_batch.stages.method.enhancement import token_centres, token_region
+from s3pot_batch.stages.method.masks import to_frame
 from s3pot_batch.stages.method.pairs import Pair
 from s3pot_batch.stages.models.protocols import Segmenter
 from s3pot_batch.stages.models.taxonomy import Taxonomy
@@ -89,8 +90,7 @@ def segmenter_with_points(pair: Pair, segmenter: Segmenter) -> Mask:
 def drawn(segmenter: Segmenter, tokens: Tensor, prompts: Tensor, side: int) -> Mask:
     """What the segmenter draws from 1×C×T×T tokens and 1×Q×C prompts, at side×side pixels."""
     logits, _ = segmenter.decode(tokens, prompts)
-    resized = F.interpolate(logits[None].float(), (side, side), mode="bilinear", align_corners=False)
-    return np.asarray(resized[0, 0].cpu().numpy() > 0, bool)
+    return to_frame(logits[0], side) > 0
 
 
 SURELY_HIDDEN, SURELY_SEEN, LEAST_HIDDEN = 26.0, 11.0, 0.004
@@ -131,7 +131,7 @@ def _faces(run: Path, outcome: Outcome) -> Iterator[tuple[ParsedPair, Alignment]
     for face in outcome.faces:
         raw, reference, region, parsing = store.read_row(run / references.STORE, face.row, *names)
         pair = ParsedPair(raw, reference, region.astype(bool), parsing)
-        yield pair, Alignment(np.array(face.matrix).reshape(2, 3), region.shape[0])
+        yield pair, references.alignment_of(face, region.shape[0])
 
 
 def _pasted(baseline: Baseline, faces: Sequence[tuple[ParsedPair, Alignment]], shape: tuple[int, int]) -> Answer:

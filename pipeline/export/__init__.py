@@ -5,11 +5,8 @@ go, and ``write(run, out)``. Other packages add theirs through entry points of t
 naming such a module. What formats share is here: the answer row by row, and the names of files.
 """
 
-import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, cast
 from urllib.parse import quote
@@ -19,6 +16,7 @@ import pyarrow.parquet as pq
 from s3pot_batch.manifests.answer import ANSWER
 from s3pot_batch.manifests.plan import PlannedItem, read_plan
 from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.plugins import Plugins
 
 ROWS = 64
 """Rows of the answer that are read at once: masks may be large."""
@@ -42,9 +40,7 @@ class Exported:
     count: int
 
 
-def formats() -> tuple[str, ...]:
-    """The formats that there are, ours first."""
-    return (*_ours(), *(name for name in _others() if name not in _ours()))
+FORMATS = Plugins("format", "s3pot_batch.exports", __name__)
 
 
 def find_format(name: str) -> Format:
@@ -53,15 +49,7 @@ def find_format(name: str) -> Format:
     Raises:
         ConfigError: there is none, or its module cannot be imported.
     """
-    if name in _ours():  # first: to look through all installed packages takes a while
-        return cast("Format", import_module(f"{__name__}.{name}"))
-    others = _others()
-    if name not in others:
-        raise ConfigError(f"no format {name}; choose from {', '.join(formats())}")
-    try:
-        return cast("Format", others[name].load())
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"format {name}: {others[name].value} cannot be imported ({error})") from error
+    return cast("Format", FORMATS.find(name))
 
 
 def export(run: Path, name: str, out: Path | None = None) -> Exported:
@@ -102,11 +90,3 @@ def file_name(image_id: str, suffix: str) -> str:
     path = PurePosixPath(image_id)
     inside = not path.is_absolute() and ".." not in path.parts and "://" not in image_id
     return f"{image_id if inside else quote(image_id, safe='')}{suffix}"
-
-
-def _ours() -> tuple[str, ...]:
-    return tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
-
-
-def _others() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group="s3pot_batch.exports")}

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from s3pot_batch.stages.models.protocols import Detection
+from s3pot_batch.stages.models.protocols import GREY, Detection
 
 Points = NDArray[np.floating]
 
@@ -17,7 +17,7 @@ MIRROR = (1, 0, 2, 4, 3)
 """The order of the five landmarks in a mirrored photo: eyes and mouth corners change sides."""
 
 
-OUTSIDE = (127, 127, 127)
+OUTSIDE = (GREY,) * 3
 """What the frame shows beyond the photo. Its mirror image would be a second face: mouths double, foreheads shrink."""
 
 

@@ -75,13 +75,13 @@ def segment_pairs(
 def face_mask(pair: Pair, prompted: Prompted, segmentation: Segmentation, settings: SegmentSettings) -> FaceMask:
     """The decoder's answer for one face, drawn in the aligned frame."""
     side, region = pair.region.shape[0], pair.region
-    occlusion = np.where(region, expit(_to_frame(-segmentation.logits, side)), 0).astype(np.float32)
+    occlusion = np.where(region, expit(to_frame(-segmentation.logits, side)), 0).astype(np.float32)
     if settings.edges == "grabcut":
         occlusion = cut_along_edges(pair.raw, pair.reference, region, occlusion, settings.threshold)
     return FaceMask(
         occlusion=occlusion,
         visible_face=(region & (occlusion <= settings.threshold)).astype(np.uint8),
-        contrast=_to_frame(1 - prompted.contrast, side),
+        contrast=to_frame(1 - prompted.contrast, side),
         prompts=_points(prompted, side),
         region=region,
         predicted_iou=float(segmentation.predicted_iou),
@@ -113,7 +113,8 @@ def ratio(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> float:
     return float(part.sum() / max(int(whole.sum()), 1))
 
 
-def _to_frame(values: Tensor, side: int) -> NDArray[np.float32]:
+def to_frame(values: Tensor, side: int) -> NDArray[np.float32]:
+    """Values on a grid, such as T×T, drawn at S×S."""
     resized = F.interpolate(values[None, None].float(), (side, side), mode="bilinear", align_corners=False)
     return np.asarray(resized[0, 0].cpu().numpy(), np.float32)
 

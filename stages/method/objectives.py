@@ -1,17 +1,19 @@
 """The contrastive objectives; no occlusion mask appears in any of them.
 
-An objective is one function here: it takes p, the probability of the visible face at the prompt points of its kind.
+An objective is one function here: it takes p, the probability of the visible face at each of P prompt points, and the
+points' labels, 1 = face and 0 = occlusion.
 Other packages add theirs through entry points of the group ``s3pot_batch.objectives``, each naming such a function.
 """
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.metadata import entry_points
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from s3pot_batch.stages.plugins import Plugins
 
 SHARPNESS = 10.0
 """p = sigmoid(``SHARPNESS`` · logit) (authors' code)."""
@@ -21,7 +23,7 @@ HINGE = 0.5
 Objective = Callable[[Tensor, Tensor], Tensor]
 OBJECTIVES: dict[str, Objective] = {}
 """Ours by name, as ``training.objectives`` lists them."""
-GROUP = "s3pot_batch.objectives"
+OTHERS = Plugins("objective", "s3pot_batch.objectives")
 
 
 def objective(function: Objective) -> Objective:
@@ -31,38 +33,32 @@ def objective(function: Objective) -> Objective:
 
 
 @objective
-def face_recall(face: Tensor, occlusion: Tensor) -> Tensor:
+def face_recall(p: Tensor, labels: Tensor) -> Tensor:
     """−mean p over the face points."""
-    del occlusion
-    return -_mean(face)
+    return -mean(p[labels == 1])
 
 
 @objective
-def occlusion_rejection(face: Tensor, occlusion: Tensor) -> Tensor:
+def occlusion_rejection(p: Tensor, labels: Tensor) -> Tensor:
     """Mean p over the occlusion points."""
-    del face
-    return _mean(occlusion)
+    return mean(p[labels == 0])
 
 
 @objective
-def face_hinge(face: Tensor, occlusion: Tensor) -> Tensor:
+def face_hinge(p: Tensor, labels: Tensor) -> Tensor:
     """0.5 · mean relu(0.5 − p) over the face points."""
-    del occlusion
-    return HINGE * _mean(F.relu(HINGE - face))
+    return HINGE * mean(F.relu(HINGE - p[labels == 1]))
 
 
 def known_objectives() -> tuple[str, ...]:
     """The names that there are, ours first."""
-    return tuple(dict.fromkeys((*OBJECTIVES, *(entry.name for entry in entry_points(group=GROUP)))))
+    return OTHERS.names(OBJECTIVES)
 
 
 @cache
 def find_objective(name: str) -> Objective:
     """The objective of one of :func:`known_objectives`."""
-    if name in OBJECTIVES:
-        return OBJECTIVES[name]
-    others = {entry.name: entry for entry in entry_points(group=GROUP)}
-    return cast("Objective", others[name].load())
+    return OBJECTIVES[name] if name in OBJECTIVES else cast("Objective", OTHERS.find(name))
 
 
 def total(logits: Tensor, labels: Tensor, names: Sequence[str] = tuple(OBJECTIVES)) -> Tensor:
@@ -74,9 +70,9 @@ def total(logits: Tensor, labels: Tensor, names: Sequence[str] = tuple(OBJECTIVE
         names: which objectives.
     """
     p = torch.sigmoid(SHARPNESS * logits)
-    face, occlusion = p[labels == 1], p[labels == 0]
-    return torch.stack([find_objective(name)(face, occlusion) for name in names]).sum()
+    return torch.stack([find_objective(name)(p, labels) for name in names]).sum()
 
 
-def _mean(values: Tensor) -> Tensor:
+def mean(values: Tensor) -> Tensor:
+    """The mean, and 0 with a gradient where there is nothing to take it of."""
     return values.mean() if len(values) else values.sum()

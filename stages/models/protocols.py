@@ -12,6 +12,9 @@ from torch import Tensor
 from s3pot_batch.stages.models.taxonomy import Taxonomy
 from s3pot_batch.stages.settings import ReferenceSettings
 
+GREY = 127
+"""What stands for "nothing is shown here" in a picture of 0..255: beyond a photo's edge, and in a hole."""
+
 
 @dataclass(frozen=True)
 class Detection:

@@ -5,66 +5,51 @@ function ``build(weights, device, dtype, **options)``. Other packages add theirs
 ``s3pot_batch.parsers`` (``.detectors``, ``.inpainters``, ``.segmenters``, ``.adapters``), each naming such a module.
 """
 
-import pkgutil
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.checkpoints import weights_digest, weights_path
 from s3pot_batch.stages.models.profiles import PARTS, PartSpec, Profile
+from s3pot_batch.stages.plugins import Plugins
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from s3pot_batch.stages.models.protocols import Adapter, Detector, Inpainter, Parser, Segmenter, TokenShape
     from s3pot_batch.stages.models.taxonomy import Taxonomy
 
 Part = TypeVar("Part")
 HERE = "s3pot_batch.stages.models"
-
-
-class Implementation(Protocol):
-    """What the module of an implementation holds; a parser's also ``TAXONOMY``, a segmenter's ``token_shape``."""
-
-    build: Callable[..., object]
+REQUIRED = {"parser": ("TAXONOMY",), "segmenter": ("token_shape",), "adapter": ("untrained", "save")}
+"""What the module of a part's implementation holds besides ``build``: all that is asked before weights are loaded."""
 
 
 class Registry(Generic[Part]):
-    """The implementations of one part, by kind. Nothing is imported before it is asked for."""
+    """The implementations of one part, by kind."""
 
     def __init__(self, part: str) -> None:
         self.part = part
+        self._plugins = Plugins(part, f"s3pot_batch.{part}s", f"{HERE}.{part}s")
         self._loaded: dict[tuple[PartSpec, str], Part] = {}
 
     def kinds(self) -> tuple[str, ...]:
         """The kinds that there are, ours first."""
-        return (*self._ours(), *(kind for kind in self._others() if kind not in self._ours()))
-
-    def _ours(self) -> tuple[str, ...]:
-        folder = import_module(f"{HERE}.{self.part}s").__path__
-        return tuple(module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_"))
-
-    def _others(self) -> dict[str, EntryPoint]:
-        return {entry.name: entry for entry in entry_points(group=f"s3pot_batch.{self.part}s")}
+        return self._plugins.names()
 
     def module(self, kind: str) -> ModuleType:
         """The module that implements ``kind``.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is none, or it lacks what a module of this part has to have.
         """
-        if kind in self._ours():  # first: to look through all installed packages takes a while
-            return import_module(f"{HERE}.{self.part}s.{kind}")
-        others = self._others()
-        if kind not in others:
-            raise ConfigError(f"unknown kind of {self.part} {kind}; known are {', '.join(self.kinds())}")
-        try:
-            return cast("ModuleType", others[kind].load())
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{self.part} {kind}: {others[kind].value} cannot be imported ({error})") from error
+        found = self._plugins.find(kind)
+        for name in ("build", *REQUIRED.get(self.part, ())):
+            if not hasattr(found, name):
+                raise ConfigError(f"{self.part} {kind}: its module has no {name}")
+        return cast("ModuleType", found)
 
     def load(self, spec: PartSpec, device: str) -> Part:
         """Build a part once per process and device.

@@ -106,7 +106,7 @@ def test_index_builds_a_manifest(tmp_path):
         (("status",), "which run?"),
         (("report", "--run", "nowhere"), "no plan there"),
         (("export", "--run", "nowhere"), "no answer there"),
-        (("export", "--run", "nowhere", "--format", "gif"), "no format gif; choose from "),
+        (("export", "--run", "nowhere", "--format", "gif"), "there is no format gif; known are "),
         (("export",), "which run?"),
         (("evaluate", "--manifest", "{manifest}", "--run", "nowhere"), "no answer there"),
         (("index", "nowhere", "--out", "in.parquet"), "no such file"),

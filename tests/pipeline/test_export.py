@@ -7,7 +7,7 @@ from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.plan import Plan, write_plan
 from s3pot_batch.manifests.schema import PLAN, RLE
-from s3pot_batch.pipeline.export import Exported, export, file_name, find_format, formats, png, read_answers
+from s3pot_batch.pipeline.export import FORMATS, Exported, export, file_name, find_format, png, read_answers
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.images import encode_rle
 
@@ -79,7 +79,7 @@ def test_an_answer_of_other_photos_is_refused(run, tmp_path):
 
 
 def test_what_is_missing_is_named(run, tmp_path):
-    with pytest.raises(ConfigError, match="no format jpeg; choose from png"):
+    with pytest.raises(ConfigError, match="there is no format jpeg; known are png"):
         export(run, "jpeg")
     with pytest.raises(ConfigError, match="no answer there"):
         export(tmp_path, "png")
@@ -101,9 +101,9 @@ def test_another_package_adds_a_format(run, tmp_path, monkeypatch):
         "    return 1\n"
     )
     monkeypatch.syspath_prepend(tmp_path / "site")
-    assert formats()[0] == "png"
-    assert formats().count("png") == 1
-    assert {"ids", "lost"} <= set(formats())
+    assert FORMATS.names()[0] == "png"
+    assert FORMATS.names().count("png") == 1
+    assert {"ids", "lost"} <= set(FORMATS.names())
     assert export(run, "ids") == Exported(run / "ids", 1)
     assert (run / "ids" / "ids.txt").read_text() == "folder/a b c"
     assert find_format("png") is png  # ours cannot be replaced

@@ -10,7 +10,7 @@ from recipes.occluders import KINDS, NAMELESS, Occluded, drawn_thing, occlude, p
 from recipes.schedule import mixed
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.alignment import moved_landmarks
-from s3pot_batch.stages.models.inpainters.controlnet import GREY
+from s3pot_batch.stages.models.protocols import GREY
 from s3pot_batch.stages.models.taxonomy import CELEBM
 
 SIDE = 128

@@ -31,7 +31,7 @@ def test_a_typo_is_refused_with_what_is_known(section, name, known):
 def test_an_unknown_kind_of_model_is_refused(part):
     parts: dict[str, Any] = {part: PartSpec("typo")}
     profile = replace(EMBEDDED, **parts)
-    with pytest.raises(ConfigError, match=f"unknown kind of {part} typo; known are"):
+    with pytest.raises(ConfigError, match=f"there is no {part} typo; known are"):
         check_choices(profile, EMBEDDED.settings)
 
 

@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from s3pot_batch.stages.models.protocols import Detection
+from s3pot_batch.stages.models.protocols import GREY, Detection
 
 MARGIN = 0.25
 """Grey around the photo, as a fraction of its longest side: a face that fills a photo is found, too."""
-GREY = (127, 127, 127)
 OVERLAP = 0.4
 """IoU from which the less sure of two boxes of one look is dropped (the package's default)."""
 CLOSER = 1.5
@@ -51,7 +50,7 @@ class TinyRetinaFace:
         height, width = (max(round(n * scale), 1) for n in photo.shape[:2])
         resized = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         edge = round(MARGIN * max(width, height))
-        padded = cv2.copyMakeBorder(resized, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=GREY)
+        padded = cv2.copyMakeBorder(resized, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=(GREY,) * 3)
         boxes, scores, points = _decoded(self.session.run(None, {"input": preprocess(padded)}), padded.shape, min_score)
         there = np.array([photo.shape[1], photo.shape[0]]) / (width, height)  # both axes are rounded to whole pixels
         return [

@@ -10,13 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.models.protocols import Inpainting
+from s3pot_batch.stages.models.protocols import GREY, Inpainting
 from s3pot_batch.stages.settings import ReferenceSettings
 
 PROMPT = "a photo of a face, nothing in front of it"
 """For pipelines with a text encoder."""
-GREY = 127
-"""What hides a hole from the ControlNet, 0..255."""
 
 
 class ControlNetInpainter:

@@ -49,7 +49,7 @@ class TestOtherPackages:
         assert ADAPTERS.kinds() == ("attention",)
 
     def test_without_the_package_they_are_unknown(self):
-        with pytest.raises(ConfigError, match=r"unknown kind of segmenter scored; known are sam_small, sam_vit$"):
+        with pytest.raises(ConfigError, match=r"there is no segmenter scored; known are sam_small, sam_vit$"):
             SEGMENTERS.module("scored")
 
     @pytest.mark.usefixtures("toy_parts")
@@ -79,6 +79,17 @@ class TestOtherPackages:
             SEGMENTERS.module("lost")
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.parametrize(("registry", "lacking"), [(PARSERS, "TAXONOMY"), (SEGMENTERS, "token_shape")])
+    def test_what_a_module_lacks_is_named_before_any_weights_are_read(self, registry, lacking, tmp_path, monkeypatch):
+        (tmp_path / "bare.py").write_text("def build(weights, device, dtype): ...\n")
+        said = tmp_path / "bare-1.0.dist-info"
+        said.mkdir()
+        (said / "METADATA").write_text("Metadata-Version: 2.1\nName: bare\nVersion: 1.0\n")
+        (said / "entry_points.txt").write_text(f"[s3pot_batch.{registry.part}s]\nbare = bare\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(ConfigError, match=f"{registry.part} bare: its module has no {lacking}"):
+            registry.module("bare")
+
 
 class TestLoading:
     def test_a_part_is_built_once_per_process_and_device(self):
@@ -90,11 +101,11 @@ class TestLoading:
     @pytest.mark.parametrize("part", PARTS)
     def test_unknown_kinds_are_named_with_what_is_known(self, part):
         known = ", ".join(REGISTRIES[part].kinds())
-        with pytest.raises(ConfigError, match=f"unknown kind of {part} nothing; known are {known}$"):
+        with pytest.raises(ConfigError, match=f"there is no {part} nothing; known are {known}$"):
             REGISTRIES[part].load(PartSpec("nothing"), "cpu")
 
     def test_hidden_modules_are_no_kind(self):
-        with pytest.raises(ConfigError, match="unknown kind"):
+        with pytest.raises(ConfigError, match="there is no segmenter _sam"):
             SEGMENTERS.module("_sam")
 
     def test_missing_weights_say_how_to_get_them(self):

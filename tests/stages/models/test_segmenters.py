@@ -120,7 +120,7 @@ def test_the_shape_is_known_without_loading():
     assert token_shape(PAPER.segmenter) == TokenShape(256, 64)
     assert token_shape(PartSpec("sam_small", options=(("img_size", 64), ("embed_dim", 32)))) == TokenShape(32, 32)
     assert token_shape(EMBEDDED.segmenter) == SEGMENTERS.load(EMBEDDED.segmenter, "cpu").shape
-    with pytest.raises(ConfigError, match="unknown kind of segmenter facer; known are sam_small, sam_vit"):
+    with pytest.raises(ConfigError, match="there is no segmenter facer; known are sam_small, sam_vit"):
         token_shape(PartSpec("facer"))
     with pytest.raises(ConfigError, match=r"sam_small cannot have.*'depth'"):
         token_shape(PartSpec("sam_small", options=(("depth", 3),)))
