@@ -11,6 +11,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
+from multiprocessing import resource_tracker
 
 import dask
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed
@@ -113,6 +114,7 @@ def _interrupts_later() -> Iterator[None]:
 
     A terminal sends it to every process, and a worker would print a traceback. This one ends the workers.
     """
+    resource_tracker.ensure_running()  # started later, by the first worker's start, it would let signals in again
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -70,7 +70,7 @@ EMBEDDED = Profile(
     settings=Settings(
         faces=FaceSettings(min_score=0.1, min_parse_confidence=0.82),
         segments=SegmentSettings(target="both", min_similarity=0.7, edges="grabcut"),
-        training=TrainingSettings(epochs=2),  # more of them fit the wrong prompts, too
+        training=TrainingSettings(epochs=1),  # as the shipped adapter; more of them fit the wrong prompts, too
     ),
 )
 

@@ -253,6 +253,8 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(tmp_path, how):
         assert program.poll() is None, program.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    if how == "dask":  # its workers leave Ctrl-C to the program, from the first on
+        assert all("SIGINT" in path.read_text() for path in tmp_path.glob("started-*"))
     os.killpg(program.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the whole process group
     _, errors = program.communicate(timeout=30)
     assert program.returncode == 130

@@ -1,7 +1,6 @@
 """Serial and Dask runners have one contract: every test of the class below holds for both."""
 
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -144,12 +143,6 @@ class TestDask(RunnerContract):
         with dask_runner(places) as run:
             reports = run(toy_stage.tells_environment, tasks(tmp_path, 12), CONTEXT, lambda _: None)
         assert {report.error for report in reports} == {"4 3 ?", "7 3 ?"}  # and nothing of Dask's own
-
-    def test_workers_leave_ctrl_c_to_this_process(self, tmp_path):
-        with dask_runner(PLACES) as run:
-            reports = run(toy_stage.tells_blocked_signals, tasks(tmp_path), CONTEXT, lambda _: None)
-        assert all("SIGINT" in report.error for report in reports)
-        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     def test_an_absent_scheduler_is_a_configuration_error(self, monkeypatch):
         monkeypatch.setattr("s3pot_batch.pipeline.scheduling.CONNECT_SECONDS", 1)
