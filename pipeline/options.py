@@ -88,6 +88,10 @@ class CompositionOptions:
     count: Annotated[int, typer.Option("--count", min=1, help="Photos in all.")] = 200
     clean: Annotated[float, typer.Option("--clean", min=0, max=1, help="Share of unoccluded photos.")] = 0.2
     size: Annotated[int, typer.Option("--size", min=64, help="Longest side of a photo.")] = 512
+    tight: Annotated[float, typer.Option("--tight", min=0, max=1, help="Share of photos cut to the face's edge.")] = 0.0
+    entering: Annotated[
+        float, typer.Option("--entering", min=0, max=1, help="Share of hands and things that reach in from outside.")
+    ] = 0.0
     splits: Annotated[
         str, typer.Option("--splits", help="Names and shares; no face and no cut-out is in two splits.")
     ] = "train=0.5,test=0.5"

@@ -33,9 +33,6 @@ def batches(draw: Draw, *, size: int, seed: int, workers: int) -> Iterator[dict[
 
 def _one_thread(worker: int) -> None:
     del worker  # every worker alike
-    import cv2
-
-    cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
 

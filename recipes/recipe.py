@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+import cv2
 import typer
 
 from s3pot_batch.stages.errors import ConfigError
@@ -66,6 +67,7 @@ def _by_fields(training: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(training)
     def run(**fields: Any) -> None:  # noqa: ANN401 — of whatever types the options have
+        cv2.setNumThreads(1)  # its pool of threads does not survive the fork into the workers that draw samples
         try:
             training(kind(**fields))
         except ConfigError as error:

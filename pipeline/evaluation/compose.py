@@ -18,12 +18,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from s3pot_batch.manifests.files import write_parquet
-from s3pot_batch.pipeline.evaluation.placement import Placed, Portrait, place, random_shape
+from s3pot_batch.pipeline.evaluation.placement import Placed, Portrait, place, random_shape, tight
 from s3pot_batch.stages.errors import ConfigError
 
 JPEG_QUALITY = 95
 SHAPES, TEXTURES = "shapes", "textures"
 """The kind of random shapes, and the folder of what fills them."""
+WORN = ("medical_masks", "glasses", "sunglasses", "scarves")
+"""Kinds that sit on the face, and never reach in from the photo's border."""
 CUTOUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -32,7 +34,8 @@ class Composition:
     """What a benchmark is made of.
 
     ``splits`` maps names to shares; faces and cut-outs are dealt out by their names' hashes, so that none is in two.
-    ``clean`` is the share of unoccluded photos, ``size`` the longest side of a photo.
+    ``clean`` is the share of unoccluded photos, ``size`` the longest side of a photo. ``tight`` is the share of photos
+    that end at the face's edge, and ``entering`` the share of hands and things that reach in from the photo's border.
     """
 
     faces: Path
@@ -42,6 +45,8 @@ class Composition:
     seed: int = 0
     clean: float = 0.2
     size: int = 512
+    tight: float = 0.0
+    entering: float = 0.0
     splits: tuple[tuple[str, float], ...] = (("train", 0.5), ("test", 0.5))
 
 
@@ -156,7 +161,13 @@ def _compose_split(
         paths = cutouts.get(TEXTURES if kind == SHAPES else kind, [])
         cutout = paths[int(rng.integers(len(paths)))] if paths else None
         name = f"{split}-{n:05d}-{kind}"
-        placed = draw(rng, read_face(composition.faces.parent, face, composition.size), kind, cutout)
+        portrait = read_face(composition.faces.parent, face, composition.size)
+        # drawn from a stream of its own: a benchmark without these is what it was before there were any
+        framing = np.random.default_rng([composition.seed, first, n, 1])
+        if framing.random() < composition.tight:
+            portrait = tight(framing, portrait)
+        entering = kind not in WORN and framing.random() < composition.entering
+        placed = draw(rng, portrait, kind, cutout, entering=entering)
         Image.fromarray(placed.image).save(composition.out / "images" / f"{name}.jpg", quality=JPEG_QUALITY)
         Image.fromarray(placed.hidden.astype(np.uint8) * 255).save(composition.out / "masks" / f"{name}.png")
         rows.append({
@@ -186,7 +197,7 @@ def read_face(folder: Path, row: dict[str, Any], size: int) -> Portrait:
     return Portrait(image, landmarks, np.asarray(oval, float).reshape(-1, 2) * scale if oval is not None else None)
 
 
-def draw(rng: np.random.Generator, face: Portrait, kind: str, cutout: Path | None) -> Placed:
+def draw(rng: np.random.Generator, face: Portrait, kind: str, cutout: Path | None, *, entering: bool = False) -> Placed:
     """The face with the thing laid over it; ``hidden`` H×W is where the face is covered."""
     if kind == "none" or cutout is None:
         return Placed(face.image, np.zeros(face.image.shape[:2], bool))
@@ -199,4 +210,4 @@ def draw(rng: np.random.Generator, face: Portrait, kind: str, cutout: Path | Non
         thing = random_shape(rng, thing)
     if not (thing[..., 3] > 127).any():
         raise ConfigError(f"{cutout}: nothing in it is opaque; cut-outs need an alpha channel")
-    return place(rng, face, kind, thing)
+    return place(rng, face, kind, thing, entering=entering)

@@ -45,10 +45,26 @@ class Placed:
     hidden: NDArray[np.bool_]
 
 
-def place(rng: np.random.Generator, face: Portrait, kind: str, thing: Picture) -> Placed:
-    """Lay h×w×4 uint8 RGBA over a face, the way of its kind; an unknown kind is put somewhere on the lower face."""
+def tight(rng: np.random.Generator, face: Portrait) -> Portrait:
+    """The photo cut to about the face's outline, as people crop portraits: each side up to a tenth in or out."""
+    low, high = face.outline.min(0), face.outline.max(0)
+    width, height = (high - low).tolist()
+    jitter = rng.uniform(-0.1, 0.1, 4) * (width, height, width, height)
+    corners = np.round(np.array([*low, *high]) + jitter).astype(int)
+    x0, y0 = np.maximum(corners[:2], 0)
+    image = np.ascontiguousarray(face.image[y0 : corners[3], x0 : corners[2]])
+    oval = None if face.oval is None else face.oval - (x0, y0)
+    return Portrait(image, face.landmarks - (x0, y0), oval)
+
+
+def place(rng: np.random.Generator, face: Portrait, kind: str, thing: Picture, *, entering: bool = False) -> Placed:
+    """Lay h×w×4 uint8 RGBA over a face, the way of its kind; an unknown kind is put somewhere on the lower face.
+
+    What is ``entering`` reaches in from the photo's border, whatever its kind.
+    """
     thing = _cropped(thing)
-    matrix = _pose(rng, face, kind, thing.shape[1], thing.shape[0])
+    pose = _entering if entering else _pose
+    matrix = pose(rng, face, kind, thing)
     height, width = face.image.shape[:2]
     flags = cv2.INTER_AREA if np.sqrt(abs(np.linalg.det(matrix[:, :2]))) < 1 else cv2.INTER_LINEAR
     warped = cv2.warpAffine(_shrunk(thing, matrix), _for_shrunk(thing, matrix), (width, height), flags=flags)
@@ -85,8 +101,31 @@ def _for_shrunk(thing: Picture, matrix: Points) -> Points:
     return np.asarray(matrix @ np.diag([thing.shape[1] / small.shape[1], thing.shape[0] / small.shape[0], 1.0]), float)
 
 
-def _pose(rng: np.random.Generator, face: Portrait, kind: str, width: int, height: int) -> Points:
-    """2×3: where the pixels of a thing of width×height go."""
+def _entering(rng: np.random.Generator, face: Portrait, kind: str, thing: Picture) -> Points:
+    """2×3: a thing's cut-off side lies on the photo's border, mostly below the face, and its other end on the face.
+
+    Where the border is so far away that the thing would be larger than the face, it ends before it.
+    """
+    del kind  # what reaches in does so in the same way
+    height, width = thing.shape[:2]
+    solid = thing[..., 3] > 127
+    edges = np.array([solid[-1].mean(), solid[:, 0].mean(), solid[0].mean(), solid[:, -1].mean()])
+    quarter = int(edges.argmax())  # a cut-out was cut off where most of its edge is opaque: below, left, above, right
+    long, thick = (height, width) if quarter % 2 == 0 else (width, height)
+    span = np.ptp(face.outline, axis=0)
+    bounds = np.array(face.image.shape[1::-1], float)
+    tip = (face.outline.mean(0) + rng.normal(0, 0.18, 2) * span).clip(0, bounds)
+    angle = rng.normal(np.pi / 2, 0.9)  # π/2 is downwards
+    way = np.array([np.cos(angle), np.sin(angle)])
+    reach = float((np.where(way > 0, bounds - tip, -tip) / way).min()) + 0.03 * float(span.max())
+    scale = min(reach / long, 1.2 * float(span.max()) / thick, 1.6 * float(span.max()) / long)
+    turn = angle - (quarter + 1) * np.pi / 2
+    return _similarity(scale, turn, tip + way * scale * long / 2, width, height)
+
+
+def _pose(rng: np.random.Generator, face: Portrait, kind: str, thing: Picture) -> Points:
+    """2×3: where a thing's pixels go."""
+    height, width = thing.shape[:2]
     marks, outline = face.landmarks, face.outline
     across, centre = marks[1] - marks[0], outline.mean(0)
     eyes, mouth = marks[:2].mean(0), marks[3:].mean(0)

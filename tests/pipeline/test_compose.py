@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.pipeline.cli import app
 from s3pot_batch.pipeline.evaluation.compose import Composition, compose, parse_splits
-from s3pot_batch.pipeline.evaluation.placement import Portrait, place, random_shape, skin_toned
+from s3pot_batch.pipeline.evaluation.placement import Portrait, place, random_shape, skin_toned, tight
 from s3pot_batch.stages.errors import ConfigError
 
 MARKS = np.array([[48.0, 60], [80, 60], [64, 80], [52, 98], [76, 98]])
@@ -110,6 +110,46 @@ def test_glasses_sit_on_the_eyes_and_masks_and_scarves_on_the_mouth():
         scarf = place(np.random.default_rng(0), face, "scarves", np.full((height, 60, 4), 255, np.uint8)).hidden
         assert scarf[98, 64]
         assert not scarf[60, 64]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("cut_off", range(4))
+def test_what_enters_comes_from_the_border_with_its_cut_off_side(cut_off, seed):
+    thing = np.zeros((60, 60, 4), np.uint8)
+    cv2.ellipse(thing, (30, 59), (14, 55), 0, 0, 360, (255, 0, 255, 255), -1)  # an arm, cut off below, …
+    thing[:25][thing[:25, :, 3] > 0] = (0, 255, 0, 255)  # … with a green hand
+    face = tight(np.random.default_rng(seed), Portrait(portrait(), MARKS))
+    placed = place(np.random.default_rng(seed), face, "objects", np.rot90(thing, -cut_off), entering=True)
+    blue = (placed.image[..., 2] > 150) & (placed.image[..., 1] < 120)
+    border = np.concatenate([blue[0], blue[-1], blue[:, 0], blue[:, -1]])
+    assert border.any()
+    assert placed.hidden.any()
+    hand = np.argwhere((placed.image[..., 1] > 150) & (placed.image[..., 2] < 100))
+    middle = np.array(face.image.shape[:2]) / 2
+    assert np.linalg.norm(hand.mean(0) - middle) < np.linalg.norm(np.argwhere(blue).mean(0) - middle) + 10
+
+
+def test_a_tight_photo_ends_at_about_the_outline_and_its_points_move_along():
+    face = Portrait(portrait(), MARKS, Portrait(portrait(), MARKS).outline)
+    for seed in range(10):
+        cut = tight(np.random.default_rng(seed), face)
+        low, high = cut.outline.min(0), cut.outline.max(0)
+        size = np.array(cut.image.shape[1::-1])
+        assert (np.abs(low) <= 0.11 * (high - low) + 1).all()
+        assert (np.abs(size - high) <= 0.11 * (high - low) + 1).all()
+        x, y = np.round(cut.landmarks[2]).astype(int)
+        assert (cut.image[y, x] == face.image[80, 64]).all()
+        assert np.allclose(cut.outline - cut.landmarks[0], face.outline - face.landmarks[0])
+
+
+def test_tight_and_entering_photos_are_a_share_and_the_others_stay(material, tmp_path):
+    plain = compose(material).parent
+    half = compose(replace(material, out=tmp_path / "half", tight=0.5, entering=0.5)).parent
+    sizes = {path.name: cv2.imread(str(path)).shape for path in (half / "images").iterdir()}
+    cut = [name for name, size in sizes.items() if size != (160, 128, 3)]
+    assert 6 <= len(cut) <= 18
+    same = [n for n in sizes if (plain / "images" / n).read_bytes() == (half / "images" / n).read_bytes()]
+    assert 3 <= len(same) <= 24 - len(cut)
 
 
 def test_a_hand_takes_on_the_faces_tone():

@@ -8,6 +8,7 @@ from typing import cast
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from s3pot_batch.manifests.files import replacing
 from s3pot_batch.stages.errors import ConfigError
@@ -31,8 +32,14 @@ class AttentionAdapter(nn.Module):
 
     def forward(self, prompts: Tensor, padding: Tensor | None = None) -> Tensor:
         """B×P×C → B×P×C; ``padding`` B×P bool, true where a prompt only fills up the batch."""
-        attended, _ = self.attention(prompts, prompts, prompts, key_padding_mask=padding, need_weights=False)
-        return cast("Tensor", self.norm(prompts + attended))
+        layer = self.attention
+        tokens = prompts.transpose(0, 1)
+        # The module's own call would take a path in inference that holds P×P weights in memory, and four times as long.
+        attended, _ = F.multi_head_attention_forward(
+            tokens, tokens, tokens, self.embed_dim, self.heads, layer.in_proj_weight, layer.in_proj_bias, None, None,
+            False, 0.0, layer.out_proj.weight, layer.out_proj.bias, key_padding_mask=padding, need_weights=False,
+        )  # fmt: skip
+        return cast("Tensor", self.norm(prompts + attended.transpose(0, 1)))
 
 
 def untrained(segmenter: Segmenter) -> AttentionAdapter:
