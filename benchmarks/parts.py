@@ -26,7 +26,8 @@ from recipes.parser import mean_f1
 from s3pot_batch.pipeline.evaluation.baselines import drawn
 from s3pot_batch.pipeline.evaluation.compose import Composition, read_face
 from s3pot_batch.pipeline.evaluation.metrics import count
-from s3pot_batch.stages.images import Mask, Photo, read_mask, read_photo
+from s3pot_batch.pipeline.evaluation.truth import read_truth
+from s3pot_batch.stages.images import Photo, read_photo
 from s3pot_batch.stages.method.alignment import AlignedFace, Alignment
 from s3pot_batch.stages.method.faces import FaceFinder, ParsedFace
 from s3pot_batch.stages.method.parsing import FaceParser
@@ -35,6 +36,7 @@ from s3pot_batch.stages.models.profiles import DEFAULT, find_profile
 from s3pot_batch.stages.models.protocols import Detection, Segmenter
 from s3pot_batch.stages.models.registry import Models
 from s3pot_batch.stages.models.taxonomy import CELEBM
+from s3pot_batch.stages.rle import Mask
 from s3pot_batch.stages.settings import FaceSettings
 
 FRAME = FaceSettings().frame
@@ -95,9 +97,9 @@ def cases(composed: Path, faces: Path) -> Iterator[Case]:
             name=row["image_id"],
             location=location,
             alignment=alignment,
-            photo=alignment.warp(read_photo(location, FaceSettings().max_pixels)),
+            photo=alignment.warp(read_photo(location, FaceSettings())),
             clean=alignment.warp(face.image),
-            hidden=alignment.warp_labels(read_mask(row["mask"], composed.parent).astype(np.uint8)) > 0,
+            hidden=alignment.warp_labels(read_truth(row["mask"], composed.parent).astype(np.uint8)) > 0,
             outline=alignment.warp_labels(face.region.astype(np.uint8)) > 0,
             annotation=annotation,
             landmarks=alignment.to_frame(face.landmarks),
@@ -117,7 +119,7 @@ def detector_figures(found: Sequence[Case], finder: FaceFinder) -> dict[str, flo
     """
     errors, others = [], 0
     for case in found:
-        faces = finder.find(read_photo(case.location, finder.settings.max_pixels))
+        faces = finder.find(read_photo(case.location, finder.settings))
         eyes = np.linalg.norm(case.landmarks[1] - case.landmarks[0])
         placed = [case.alignment.to_frame(face.aligned.detection.landmarks) for face in faces]
         distances = [float(np.linalg.norm(marks - case.landmarks, axis=1).mean()) for marks in placed]

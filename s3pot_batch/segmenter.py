@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from s3pot_batch.pipeline.config import Config, resolve
 from s3pot_batch.pipeline.devices import resolve as resolve_device
 from s3pot_batch.pipeline.devices import settle_threads
 from s3pot_batch.stages.choices import check_choices
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.images import as_rgb, read_photo
+from s3pot_batch.stages.images import as_rgb, decoding, read_photo, upright
 from s3pot_batch.stages.method.alignment import AlignedFace
 from s3pot_batch.stages.method.faces import NOTHING, Hint
 from s3pot_batch.stages.method.learning import fit_face
@@ -163,9 +163,10 @@ class Segmenter:
 
     def _photo(self, image: Photo, image_id: str | None) -> tuple[NDArray[np.uint8], str]:
         if isinstance(image, str | PathLike):
-            return read_photo(fspath(image), self.settings.faces.max_pixels), image_id or Path(fspath(image)).stem
+            return read_photo(fspath(image), self.settings.faces), image_id or Path(fspath(image)).stem
         if isinstance(image, Image.Image):
-            return np.asarray(as_rgb(ImageOps.exif_transpose(image)), np.uint8), image_id or ""
+            with decoding(image_id or "the picture"):
+                return np.asarray(as_rgb(upright(image)), np.uint8), image_id or ""
         photo = np.ascontiguousarray(image)  # torch takes no array that is turned round
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
             raise ValueError(f"a photo is H×W×3 uint8 RGB, not {'×'.join(map(str, photo.shape))} {photo.dtype}")

@@ -1,25 +1,33 @@
-"""Photos and masks: decoded safely, encoded compactly."""
+"""Photos, decoded safely: whatever is wrong with one is an error of that photo, and of no other."""
 
 import io
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
-from pycocotools import mask as coco
+from PIL import Image, UnidentifiedImageError
 
 from s3pot_batch.stages.errors import ItemError
+from s3pot_batch.stages.reading import read_bytes
+from s3pot_batch.stages.settings import FaceSettings
 
 Photo = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
 
-
-class MissingFile(ItemError):
-    """There is no file at the photo's path or URL."""
+FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
+"""What is looked for, as Pillow calls it; not EPS, which starts another program, nor formats that hold no photos."""
+ORIENTATION = 0x0112
+"""The EXIF tag."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+DEPTHS = (8, 10, 12, 14, 16, 24, 32)
+"""Bits that a camera or a scanner may have filled of the 16 or 32 that a file gives a pixel."""
 
 
 class NotAnImage(ItemError):
@@ -31,87 +39,133 @@ class TruncatedImage(ItemError):
 
 
 class ImageTooLarge(ItemError):
-    """The photo has more pixels than the limit allows."""
+    """The photo has more pixels than the limit, or the memory, allows."""
 
 
-def read_photo(location: str, max_pixels: int) -> Photo:
-    """Decode a photo of any mode, size and orientation.
+class UnknownRange(ItemError):
+    """The photo's numbers are no brightness that could be told."""
+
+
+def read_photo(location: str, bounds: FaceSettings) -> Photo:
+    """Read and decode a photo of any mode, size and orientation.
 
     Args:
         location: a path, or an fsspec URL.
-        max_pixels: photos with more are refused before they are decoded.
+        bounds: ``max_bytes`` and ``max_seconds`` hold for reading; photos of more than ``max_pixels`` are refused
+            before they are decoded.
 
     Returns:
-        H×W×3 uint8 RGB, turned as its EXIF orientation says, alpha over white, 16 bit scaled to 8.
+        H×W×3 uint8 RGB; see :func:`decode_photo`.
 
     Raises:
-        ItemError: one of this module's kinds; the text says what to do.
+        ItemError: a kind of this module or of :mod:`~s3pot_batch.stages.reading`; the text says what to do.
     """
-    image = _open(location)
-    if image.width * image.height > max_pixels:
-        raise ImageTooLarge(
-            f"{location}: {image.width}×{image.height} pixels are more than {max_pixels}; raise faces.max_pixels"
-        )
-    try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise TruncatedImage(f"{location}: damaged or cut off ({error}); copy or download it again") from error
-    return np.asarray(as_rgb(image), np.uint8)
+    return decode_photo(read_bytes(location, bounds), location, bounds.max_pixels)
 
 
-def _open(location: str) -> Image.Image:
-    try:
-        with fsspec.open(location, "rb") as stream:
-            content = io.BytesIO(stream.read())
-    except FileNotFoundError as error:
-        raise MissingFile(f"{location}: no such file; correct the manifest's image column") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise MissingFile(f"{location}: cannot be read ({error})") from error
+def decode_photo(content: bytes, name: str, max_pixels: int) -> Photo:
+    """Decode a file's content, first frame of several.
+
+    Args:
+        content: the file.
+        name: what the errors call it.
+        max_pixels: more are refused before they are decoded.
+
+    Returns:
+        H×W×3 uint8 RGB, turned as its EXIF orientation says, alpha over white, deeper numbers scaled to 8 bit.
+
+    Raises:
+        ItemError: one of this module's kinds.
+    """
+    with decoding(name):
+        image = open_image(content, name, max_pixels)
+        return np.asarray(as_rgb(upright(image)), np.uint8)
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder raises is said of the photo called ``name``: broken data raises nearly anything."""
+    pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is checked before anything is decoded
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the caller checks the size itself
-            return Image.open(content)
+            warnings.simplefilter("ignore")  # of tags and chunks that are odd but do no harm
+            yield
+    except UnknownRange as error:
+        raise UnknownRange(f"{name}: {error}") from error
+    except ItemError:
+        raise
     except UnidentifiedImageError as error:
-        raise NotAnImage(f"{location}: not a photo that Pillow can read; remove the row or convert the file") from error
-    except Image.DecompressionBombError as error:
-        raise ImageTooLarge(f"{location}: far too many pixels ({error})") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise TruncatedImage(f"{location}: damaged or cut off ({error}); copy or download it again") from error
+        raise NotAnImage(f"{name}: not a photo that Pillow can read; remove the row or convert the file") from error
+    except MemoryError as error:
+        raise ImageTooLarge(f"{name}: there is not enough memory to decode it; lower faces.max_pixels") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise TruncatedImage(f"{name}: damaged or cut off ({reason}); copy or download it again") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = pillows_limit
+
+
+def open_image(content: bytes, name: str, max_pixels: int) -> Image.Image:
+    """A picture whose header was read, and nothing else yet.
+
+    Raises:
+        ImageTooLarge: it has more than ``max_pixels``.
+    """
+    Image.init()
+    image = Image.open(io.BytesIO(content), formats=[one for one in FORMATS if one in Image.OPEN])
+    if image.width * image.height > max_pixels:
+        raise ImageTooLarge(
+            f"{name}: {image.width}×{image.height} pixels are more than {max_pixels}; raise faces.max_pixels"
+        )
+    return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says.
+
+    No other tag is looked at: Pillow's own ``exif_transpose`` writes all of them anew, and fails at any that is odd.
+    """
+    image.load()  # some formats do it for their tags, and what is wrong with the pixels is no odd tag
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:  # noqa: BLE001 — a block of tags that nobody can read says nothing of the orientation
+        return image
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as 8 bit RGB: alpha over white, 16 bit scaled to 8."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        return Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8)).convert("RGB")
+    """A picture of any mode as 8 bit RGB: alpha over white, deeper numbers scaled by what they hold.
+
+    Raises:
+        UnknownRange: negative numbers, or none at all.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(as_bytes(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         layered = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+    if image.mode == "RGB":
+        return image  # convert() would copy it, and photos may be large
     return image.convert("RGB")
 
 
-def read_mask(mask: str | Mapping[str, Any], folder: Path) -> Mask:
-    """A ground-truth mask: a PNG (bright = occluded), its path relative to ``folder``, or COCO RLE.
+def as_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """H×W whole or real numbers as 8 bit, by the range that they fill.
+
+    A file does not say it: 12 bits may lie in 16, real numbers go up to 1, to 255 or to 65535.
 
     Raises:
-        ItemError: the file cannot be read.
+        UnknownRange: negative, not finite, or beyond any of these.
     """
-    if isinstance(mask, Mapping):
-        return decode_rle(mask)
-    path = mask if "://" in mask or Path(mask).is_absolute() else str(folder / mask)
-    return read_photo(path, max_pixels=2**31)[..., 0] > 127
-
-
-def encode_rle(mask: Mask) -> dict[str, Any]:
-    """H×W bool → compressed COCO RLE, ``{"size": [H, W], "counts": str}`` (pycocotools)."""
-    encoded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode()}
-
-
-def decode_rle(rle: Mapping[str, Any]) -> Mask:
-    """Compressed COCO RLE → H×W bool."""
-    counts = rle["counts"]
-    encoded = {"size": list(rle["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}
-    return np.asarray(coco.decode(encoded), bool)
+    if not np.isfinite(values).all():
+        raise UnknownRange("some pixels are not finite numbers; save the photo as 8 or 16 bit")
+    low, high = float(values.min()), float(values.max())
+    if low < 0:
+        raise UnknownRange(f"its pixels go from {low:g} to {high:g}; save the photo as 8 or 16 bit")
+    if np.issubdtype(values.dtype, np.floating):
+        tops = [top for top in (1.0, 255.0, 65535.0) if high <= top]
+    else:
+        tops = [2.0**bits - 1 for bits in DEPTHS if high < 2**bits]
+    if not tops:
+        raise UnknownRange(f"its pixels go up to {high:g}; save the photo as 8 or 16 bit")
+    return np.asarray((values.astype(np.float32) * np.float32(255 / tops[0])).round().clip(0, 255), np.uint8)

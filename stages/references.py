@@ -77,7 +77,7 @@ def _find(item: PlannedItem, stage_one: StageOne) -> tuple[Outcome, list[ParsedF
     started = time.perf_counter()
     outcome, faces = Outcome(item.index, item.image_id, "no_face"), list[ParsedFace]()
     try:
-        photo = read_photo(item.image, stage_one.settings.faces.max_pixels)
+        photo = read_photo(item.image, stage_one.settings.faces)
         outcome = replace(outcome, height=photo.shape[0], width=photo.shape[1])
         faces = _faces_of(item, photo, stage_one)
     except ItemError as error:

@@ -15,10 +15,10 @@ from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.stages.base import ShardResult, StageContext
 from s3pot_batch.stages.errors import ShardError
 from s3pot_batch.stages.fits import load_fits
-from s3pot_batch.stages.images import encode_rle
 from s3pot_batch.stages.method.masks import FaceMask, paste, ratio, segment_pairs
 from s3pot_batch.stages.method.network import S3POT, Prompted
 from s3pot_batch.stages.references import alignment_of, read_pair
+from s3pot_batch.stages.rle import encode_rle
 from s3pot_batch.stages.store import ArraySpec
 
 STORE = "masks.zarr"

@@ -45,6 +45,10 @@ class FaceSettings(Section):
     """Side of the square aligned frame, in pixels."""
     max_pixels: Count = 100_000_000
     """Photos with more pixels are refused before decoding (decompression bombs)."""
+    max_bytes: Count = 500_000_000
+    """Files with more bytes are refused, before reading where their size is known."""
+    max_seconds: Positive = 60.0
+    """A file that takes longer to arrive is given up."""
 
 
 class ReferenceSettings(Section):

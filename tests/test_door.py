@@ -17,10 +17,10 @@ import s3pot_batch
 from s3pot_batch import ConfigError, ItemError, PhotoAnswer, Segmenter, Settings, segment_many
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.pipeline.cli import app
-from s3pot_batch.stages.images import encode_rle
 from s3pot_batch.stages.method.alignment import NotAFace
 from s3pot_batch.stages.method.faces import Hint
 from s3pot_batch.stages.models.profiles import find_profile
+from s3pot_batch.stages.rle import encode_rle
 from tests.portraits import MARKS, blank, occluded, portrait
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # facer wants TorchScript

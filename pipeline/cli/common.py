@@ -15,7 +15,7 @@ from s3pot_batch.stages.errors import S3potError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-USAGE_ERROR, INTERRUPTED = 2, 130
+SOME_FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 WRONG_PATHS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 """What says that a path was given that cannot be written: a file for a folder, a folder for a file."""
 
@@ -73,4 +73,4 @@ def clear_errors() -> Iterator[None]:
 
 def show(text: str, facts: Mapping[str, object] | list[object] | list[str], *, as_json: bool) -> None:
     """Print an outcome, for a person or as JSON."""
-    print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else text)
+    print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) if as_json else text)

@@ -2,7 +2,7 @@
 
 import typer
 
-from s3pot_batch.pipeline.cli.common import clear_errors, show, takes
+from s3pot_batch.pipeline.cli.common import SOME_FAILED, clear_errors, show, takes
 from s3pot_batch.pipeline.options import CompositionOptions, EvaluationOptions, Json
 
 commands = typer.Typer()
@@ -17,8 +17,10 @@ def evaluate(options: EvaluationOptions, *, as_json: Json = False) -> None:
 
         result, plots = run_evaluation(options)
         facts = {"summary": result.summary, "skipped": result.skipped, "rows": result.rows.to_pylist(),
-                 "plots": [str(path) for path in plots]}  # fmt: skip
+                 "unread": list(result.unread), "plots": [str(path) for path in plots]}  # fmt: skip
         show("\n".join([result.table(), *map(str, plots)]), facts, as_json=as_json)
+        if result.unread:
+            raise typer.Exit(SOME_FAILED)
 
 
 @commands.command(epilog="Example: s3pot-batch compose --faces faces.parquet --cutouts cutouts --out benchmark")

@@ -16,7 +16,6 @@ from s3pot_batch.manifests.outcomes import Outcome, read_outcomes
 from s3pot_batch.manifests.plan import read_plan
 from s3pot_batch.pipeline.evaluation.evaluate import Answer
 from s3pot_batch.stages import references, store
-from s3pot_batch.stages.images import Mask
 from s3pot_batch.stages.method.alignment import Alignment
 from s3pot_batch.stages.method.edges import colour_contrast, grabcut
 from s3pot_batch.stages.method.enhancement import token_centres, token_region
@@ -24,6 +23,7 @@ from s3pot_batch.stages.method.masks import to_frame
 from s3pot_batch.stages.method.pairs import Pair
 from s3pot_batch.stages.models.protocols import Segmenter
 from s3pot_batch.stages.models.taxonomy import Taxonomy
+from s3pot_batch.stages.rle import Mask
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.pipeline.evaluation.metrics import boundary_iou, count, mean_iou, mean_with_interval
-from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.images import Mask, decode_rle, read_mask
+from s3pot_batch.pipeline.evaluation.truth import BadTruth, read_truth
+from s3pot_batch.stages.errors import ConfigError, ItemError
+from s3pot_batch.stages.rle import Mask, decode_rle
 
 OURS = "S3POT"
 FIGURES = ("iou", "miou", "boundary_iou", "precision", "recall", "f1", "whole_iou")
@@ -24,6 +25,15 @@ NOTES = """Found: photos whose face was found, where it is if the manifest says 
 and F1 are of the occlusion inside the face, over occluded photos: inside the manifest's region where it has one, else
 inside the found region M; whole IoU does not cut the truth to M. mIoU is over visible face, occlusion and background.
 Clean marked is the share of the face that is marked on unoccluded photos. In brackets: bootstrap 95 % intervals."""
+
+
+ROWS = pa.schema(
+    [(name, pa.string()) for name in ("image", "group", "method", "status")]
+    + [(name, pa.float64()) for name in (*FIGURES, "false_positive_area", "found")]
+    + [("error", pa.string())]
+)
+"""``evaluation.parquet``: a row per photo and method; ``error`` says why a ground truth could not be used."""
+BLANK: dict[str, float | str | None] = dict.fromkeys((*FIGURES, "false_positive_area", "found", "error"))
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,8 @@ class EvaluationResult:
     summary: list[dict[str, Any]]
     skipped: int
     """Rows without a ground truth."""
+    unread: tuple[str, ...] = ()
+    """Why the ground truth of some rows could not be taken; they are in ``rows`` without figures."""
 
     def table(self) -> str:
         """The summary as text; a figure without an occluded photo is a dash."""
@@ -54,6 +66,8 @@ class EvaluationResult:
             "  ".join(pad(cell, width) for pad, cell, width in zip(pads, line, widths, strict=True)) for line in lines
         ]
         skipped = [f"{self.skipped} rows have no ground truth."] if self.skipped else []
+        if self.unread:
+            skipped.append(f"{len(self.unread)} rows have a truth that cannot be used; the first: {self.unread[0]}")
         return "\n".join([*aligned, NOTES, *skipped])
 
     def _line(self, entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -70,7 +84,7 @@ class EvaluationResult:
     def write(self, folder: Path) -> None:
         """Write ``evaluation.parquet`` (per photo and method) and ``evaluation.json`` (the summary)."""
         write_parquet(self.rows, folder / "evaluation.parquet")
-        (folder / "evaluation.json").write_text(json.dumps(self.summary, indent=2) + "\n")
+        (folder / "evaluation.json").write_text(json.dumps(self.summary, indent=2, allow_nan=False) + "\n")
 
 
 def evaluate(
@@ -94,17 +108,28 @@ def evaluate(
         raise ConfigError(f"{manifest}: no column mask; evaluation needs a ground truth")
     if group is not None and group not in table[0]:
         raise ConfigError(f"{manifest}: no column {group} to group by; there are {', '.join(table[0])}")
-    column = group or "kind"
-    rows = [
-        {"image": row["image"], "group": None if row.get(column) is None else str(row[column]), "method": method,
-         "status": row["status"], **figures}
-        for number, row in enumerate(table) if row["mask"] is not None
-        for method, figures in _score(number, row, answers, others or {}, manifest.parent)
-    ]  # fmt: skip
+    column, unread = group or "kind", list[str]()
+    rows: list[dict[str, Any]] = []
+    for number, row in enumerate(table):
+        if row["mask"] is None:
+            continue
+        about = {"image": row["image"], "group": None if row.get(column) is None else str(row[column])}
+        try:
+            scored: Mapping[str, Mapping[str, float | str]] = dict(
+                _score(number, row, answers, others or {}, manifest.parent)
+            )
+        except ItemError as error:
+            unread.append(f"row {number}, {error}")
+            scored = {name: {"error": str(error)} for name in (*answers, *(others or {}))}
+        about |= {"status": row["status"]}
+        rows += [about | {"method": name, **BLANK, **_known(figures)} for name, figures in scored.items()]
     if not rows:
         raise ConfigError(f"{manifest}: the column mask is empty; evaluation needs a ground truth")
+    if len(unread) * len(answers | dict(others or {})) == len(rows):
+        raise ConfigError(f"{manifest}: no ground truth can be used; {unread[0]}")
     skipped = sum(row["mask"] is None for row in table)
-    return EvaluationResult(pa.Table.from_pylist(rows), summarise(rows), skipped)
+    summary = summarise([row for row in rows if row["error"] is None])
+    return EvaluationResult(pa.Table.from_pylist(rows, schema=ROWS), summary, skipped, tuple(unread))
 
 
 def read_segments(manifest: Path, run: Path) -> list[dict[str, Any]]:
@@ -127,8 +152,11 @@ def _score(
     others: Mapping[str, Mapping[int, Answer]], folder: Path,
 ) -> Iterator[tuple[str, dict[str, float]]]:  # fmt: skip
     """One photo's figures, method by method."""
-    truth = read_mask(row["mask"], folder)
-    face, region = (read_mask(row[name], folder) if row.get(name) is not None else None for name in ("face", "region"))
+    truth = read_truth(row["mask"], folder)
+    face, region = (read_truth(row[name], folder) if row.get(name) is not None else None for name in ("face", "region"))
+    for name, mask in (("face", face), ("region", region)):
+        if mask is not None and mask.shape != truth.shape:
+            raise BadTruth(f"{row['image']}: its {name} is {_size(mask.shape)}, its mask {_size(truth.shape)}")
     for method, rows in answers.items():
         yield method, compare(answer_of(rows[number], truth.shape), truth, face, region)
     for method, found in others.items():
@@ -140,14 +168,23 @@ def answer_of(row: Mapping[str, Any], shape: tuple[int, ...]) -> Answer:
     """A row's masks; without a face they are empty.
 
     Raises:
-        ConfigError: they do not have the truth's shape.
+        BadTruth: they do not have the truth's shape.
     """
     empty = np.zeros(shape, bool)
     occlusion = decode_rle(row["occlusion"]) if row["occlusion"] else empty
     region = decode_rle(row["face_region"]) if row["status"] == "ok" else empty
     if occlusion.shape != shape or region.shape != shape:
-        raise ConfigError(f"{row['image']}: its mask is {shape}, the photo {region.shape}")
+        raise BadTruth(f"{row['image']}: its mask is {_size(shape)}, the photo {_size(occlusion.shape)}")
     return Answer(occlusion, region)
+
+
+def _known(figures: Mapping[str, float | str]) -> dict[str, float | str]:
+    """Without those that a photo does not have: an unoccluded one has no IoU."""
+    return {name: value for name, value in figures.items() if isinstance(value, str) or np.isfinite(value)}
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "×".join(str(n) for n in reversed(shape))
 
 
 def compare(
@@ -197,14 +234,18 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _means(method: str, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    occluded = [row for row in rows if np.isfinite(row["iou"])]
-    clean = [row["false_positive_area"] for row in rows if not np.isfinite(row["iou"])]
+    occluded = [row for row in rows if row["iou"] is not None]
+    clean = [row["false_positive_area"] for row in rows if row["iou"] is None]
     iou = mean_with_interval([row["iou"] for row in occluded]) if occluded else (None,) * 3
     marked = mean_with_interval(clean) if clean else (None,) * 3
     return {
         "method": method, "photos": name, "n": len(rows), "faceless": sum(row["status"] != "ok" for row in rows),
         "found": sum(row["found"] > 0 for row in rows),
-        **{figure: float(np.nanmean([row[figure] for row in occluded])) if occluded else None for figure in FIGURES},
+        **{figure: _mean([row[figure] for row in occluded if row[figure] is not None]) for figure in FIGURES},
         "iou_low": iou[1], "iou_high": iou[2],
         "clean_marked": marked[0], "clean_low": marked[1], "clean_high": marked[2],
     }  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -45,7 +45,7 @@ def _spread(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for n, method in enumerate(methods):
-        values = np.sort([row["iou"] for row in rows if row["method"] == method and np.isfinite(row["iou"])])
+        values = np.sort([row["iou"] for row in rows if row["method"] == method and row["iou"] is not None])
         share = np.linspace(0, 1, len(values))
         axes.plot(share, values, label=method, color=COLOURS[n % len(COLOURS)])
     axes.set_xlabel("share of the occluded photos")

@@ -7,7 +7,7 @@ from PIL import Image
 
 from s3pot_batch.manifests.files import replacing
 from s3pot_batch.pipeline.export import file_name, read_answers
-from s3pot_batch.stages.images import decode_rle
+from s3pot_batch.stages.rle import decode_rle
 
 FOLDER = "masks"
 

@@ -15,8 +15,8 @@ from s3pot_batch.pipeline.evaluation.run import run_evaluation
 from s3pot_batch.pipeline.job import open_job, work
 from s3pot_batch.pipeline.options import EvaluationOptions, Options
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.images import encode_rle
 from s3pot_batch.stages.method.objectives import OBJECTIVES
+from s3pot_batch.stages.rle import encode_rle
 
 
 def opened(folder, name, settings=""):

@@ -18,7 +18,7 @@ import xarray
 from PIL import Image
 
 from examples.demo_photos import build, load_portrait
-from s3pot_batch.stages.images import decode_rle
+from s3pot_batch.stages.rle import decode_rle
 
 SCRIPT = Path(sys.executable).with_name("s3pot-batch")
 INTERRUPTIBLE = """

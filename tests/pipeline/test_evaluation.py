@@ -22,10 +22,10 @@ from s3pot_batch.pipeline.evaluation.metrics import boundary_iou, mean_iou, mean
 from s3pot_batch.pipeline.evaluation.plots import draw_plots
 from s3pot_batch.stages import store
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.images import encode_rle
 from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
 from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
 from s3pot_batch.stages.models.taxonomy import CELEBM
+from s3pot_batch.stages.rle import encode_rle
 from s3pot_batch.stages.store import ArraySpec
 from tests.stages.conftest import TINY
 
@@ -96,6 +96,26 @@ def answered(tmp_path):
     run.mkdir()
     write_parquet(pa.Table.from_pylist(rows), run / "segments.parquet")
     return tmp_path / "m.parquet", run
+
+
+def test_a_truth_that_cannot_be_used_leaves_the_others_measured(answered, tmp_path):
+    manifest, run = answered
+    rows = pq.read_table(run / "segments.parquet").to_pylist()
+    rows[0]["mask"], rows[2]["mask"] = {"size": [40, 40], "counts": "~"}, encode_rle(square(1, 2, 1, 2)[:20])
+    write_parquet(pa.Table.from_pylist(rows), run / "segments.parquet")
+    result = evaluate(manifest, {"S3POT": run})
+    assert [reason.split(",")[0] for reason in result.unread] == ["row 0", "row 2"]
+    assert "its mask is 40×20, the photo 40×40" in result.unread[1]
+    assert [row["error"] is None for row in result.rows.to_pylist()] == [False, True, False, True]
+    assert result.summary[0]["n"] == 2
+    assert "2 rows have a truth that cannot be used; the first: row 0, COCO RLE" in result.table()
+    result.write(run)
+    assert "NaN" not in (run / "evaluation.json").read_text()
+    for row in rows:
+        row["mask"] = {"size": [40, 40], "counts": "~"}
+    write_parquet(pa.Table.from_pylist(rows), run / "segments.parquet")
+    with pytest.raises(ConfigError, match="no ground truth can be used; row 0"):
+        evaluate(manifest, {"S3POT": run})
 
 
 def test_an_occlusion_outside_the_found_region_is_missed_not_absent():

@@ -9,7 +9,7 @@ from s3pot_batch.manifests.plan import Plan, write_plan
 from s3pot_batch.manifests.schema import PLAN, RLE
 from s3pot_batch.pipeline.export import FORMATS, Exported, export, file_name, find_format, png, read_answers
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.images import encode_rle
+from s3pot_batch.stages.rle import encode_rle
 
 OCCLUDED = np.zeros((5, 7), bool)
 OCCLUDED[1:3, 2:6] = True

@@ -23,7 +23,7 @@ from s3pot_batch.pipeline.job import Tasks, open_job, work
 from s3pot_batch.pipeline.options import Options
 from s3pot_batch.pipeline.runner import run_serial
 from s3pot_batch.stages.base import run_task, stage_named
-from s3pot_batch.stages.images import decode_rle
+from s3pot_batch.stages.rle import decode_rle
 from tests.portraits import blank, occluded
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # facer wants TorchScript

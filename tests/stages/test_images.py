@@ -3,18 +3,11 @@ import pytest
 from PIL import Image
 
 from s3pot_batch.stages.errors import ItemError
-from s3pot_batch.stages.images import (
-    ImageTooLarge,
-    MissingFile,
-    NotAnImage,
-    TruncatedImage,
-    decode_rle,
-    encode_rle,
-    read_mask,
-    read_photo,
-)  # fmt: skip
+from s3pot_batch.stages.images import ImageTooLarge, NotAnImage, TruncatedImage, UnknownRange, as_bytes, read_photo
+from s3pot_batch.stages.reading import MissingFile
+from s3pot_batch.stages.settings import FaceSettings
 
-LIMIT = 10_000
+LIMIT = FaceSettings(max_pixels=10_000)
 
 
 def save(image, path, **options):
@@ -57,11 +50,58 @@ def test_bad_photos_have_a_kind_and_a_line(tmp_path):
         assert isinstance(raised.value, ItemError)
         assert "\n" not in str(raised.value)
     with pytest.raises(ImageTooLarge, match="max_pixels"):
-        read_photo(whole, 1000)
+        read_photo(whole, FaceSettings(max_pixels=1000))
 
 
-def test_masks_survive_the_encoding(tmp_path):
-    mask = np.random.default_rng(0).random((7, 5)) > 0.5
-    assert (decode_rle(encode_rle(mask)) == mask).all()
-    save(Image.fromarray(mask.astype(np.uint8) * 255), tmp_path / "m.png")
-    assert (read_mask("m.png", tmp_path) == mask).all()
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_odd_tags_cost_nothing(tmp_path, orientation, suffix):
+    picture = Image.effect_noise((6, 4), 90).convert("RGB")
+    exif = Image.Exif()
+    exif[274] = orientation
+    plain = read_photo(save(picture, tmp_path / f"plain.{suffix}", exif=exif), LIMIT)
+    broken = (
+        b"MM\0*\0\0\0\x08\0\x03"
+        + b"".join(
+            [
+                b"\x01\x12\0\x03\0\0\0\x01" + bytes([0, orientation, 0, 0]),  # the orientation,
+                b"\x01\x1a\0\x05\0\0\0\x01\0\0\0\x32",  # a resolution of 1/0,
+                b"\x01\x28\0\x01\0\0\0\x01\x02\0\0\0",  # and its unit as a byte
+            ]
+        )
+        + b"\0\0\0\0"
+        + b"\0\0\0\x01\0\0\0\0"
+    )
+    odd = read_photo(save(picture, tmp_path / f"odd.{suffix}", exif=b"Exif\0\0" + broken), LIMIT)
+    assert (odd == plain).all()
+    assert plain.shape == ((4, 6, 3) if orientation < 5 else (6, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 4095]], np.uint16), [0, 255]),
+        (np.array([[0, 4095, 65535]], np.uint16), [0, 16, 255]),
+        (np.array([[0, 200]], np.int32), [0, 200]),
+        (np.array([[0, 2**31 - 1]], np.int32), [0, 128]),
+        (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
+        (np.array([[0, 255.0]], np.float32), [0, 255]),
+        (np.array([[0, 65535.0]], np.float32), [0, 255]),
+        (np.zeros((1, 2), np.float32), [0, 0]),
+    ],
+)
+def test_deep_numbers_are_scaled_by_what_they_hold(values, expected):
+    assert as_bytes(values)[0].tolist() == expected
+
+
+@pytest.mark.parametrize("values", [[np.nan, 1], [np.inf, 0], [-1, 1], [0, 1e9]])
+def test_numbers_that_are_no_brightness_are_refused(tmp_path, values):
+    path = save(Image.fromarray(np.array([values], np.float32)), tmp_path / "x.tif")
+    with pytest.raises(UnknownRange, match="save the photo as 8 or 16 bit"):
+        read_photo(path, LIMIT)
+
+
+def test_the_users_limit_holds_beyond_pillows_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # twice that is an error of Pillow's
+    assert read_photo(save(Image.new("RGB", (60, 40)), tmp_path / "x.png"), LIMIT).shape == (40, 60, 3)
+    assert Image.MAX_IMAGE_PIXELS == 10

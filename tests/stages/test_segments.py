@@ -8,13 +8,13 @@ import pytest
 from s3pot_batch.manifests.outcomes import Outcome, read_outcomes, write_outcomes
 from s3pot_batch.stages import store
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.images import decode_rle
 from s3pot_batch.stages.method.masks import empty_mask, segment_pairs
 from s3pot_batch.stages.method.network import S3POT
 from s3pot_batch.stages.models.adapters import attention
 from s3pot_batch.stages.models.adapters.attention import AttentionAdapter
 from s3pot_batch.stages.models.profiles import PartSpec
 from s3pot_batch.stages.references import read_pair
+from s3pot_batch.stages.rle import decode_rle
 from s3pot_batch.stages.segments import answer
 from tests.stages.conftest import do, with_settings
 
