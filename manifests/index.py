@@ -1,23 +1,32 @@
 """Building a manifest from folders, globs, single photos and CSV files."""
 
+import csv
 import glob
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.manifests.photos import is_photo, photos_below, suffixes
 
 TRUTHS = ("mask", "region", "face")
 """Columns that hold masks, each a path or COCO RLE: what is hidden, where that is known, and the true face region."""
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+"""What is written like a number; ``007`` is a name."""
+Note = Callable[[str], object]
 
 
-def build_manifest(paths: Sequence[str | Path], out: Path, *, masks: bool = False) -> pa.Table:
+def build_manifest(
+    paths: Sequence[str | Path], out: Path, *, masks: bool = False, note: Note = lambda _: None
+) -> pa.Table:
     """List photos into a manifest and write it to ``out``.
 
     Args:
@@ -26,30 +35,44 @@ def build_manifest(paths: Sequence[str | Path], out: Path, *, masks: bool = Fals
         out: the Parquet file; photos below its folder are listed by relative path, others by absolute path.
         masks: take ``NAME_mask.png`` beside a photo ``NAME.*`` as its ground truth (column ``mask``), not as a
             photo. A photo that is only called so (``bob_mask.png`` without a ``bob.*``) stays a photo.
+        note: told, line by line, what was left out and what else is worth knowing.
 
     Raises:
-        ManifestError: a path does not exist, a pattern or folder holds no photo at all, or a CSV is wrong.
+        ManifestError: a path does not exist, a pattern or folder holds no photo at all, a CSV is wrong, or ``out`` is
+            something else than a manifest.
     """
-    if out.is_dir():
-        raise ManifestError(f"{out}: a folder; name the Parquet file to write")
-    csvs = [Path(path) for path in paths if Path(path).suffix.lower() == ".csv"]
+    _check_out(out)
+    csvs = [Path(path) for path in paths if Path(path).suffix.lower() in {".csv", ".tsv"}]
     if csvs and len(paths) > 1:
         raise ManifestError(f"{csvs[0]}: a CSV file is indexed alone; index the other paths by themselves")
-    table = _from_csv(csvs[0], out) if csvs else _from_photos(paths, out, masks=masks)
+    table = _from_csv(csvs[0], out, note) if csvs else _from_photos(paths, out, masks=masks, note=note)
     write_parquet(table, out)
     return table
 
 
-def _from_photos(paths: Sequence[str | Path], out: Path, *, masks: bool) -> pa.Table:
-    photos = list(dict.fromkeys(_absolute(photo) for path in paths for photo in _photos(str(path))))
-    truths: dict[Path, Path] = {}
+def _check_out(out: Path) -> None:
+    if out.is_dir():
+        raise ManifestError(f"{out}: a folder; name the Parquet file to write")
+    if out.is_file() and out.stat().st_size:
+        with out.open("rb") as file:
+            if file.read(4) != b"PAR1":
+                raise ManifestError(f"{out}: there is a file that is no manifest; name another one to write")
+
+
+def _from_photos(paths: Sequence[str | Path], out: Path, *, masks: bool, note: Note) -> pa.Table:
+    skipped = Counter[str]()
+    photos = list(dict.fromkeys(_absolute(photo) for path in paths for photo in _photos(str(path), skipped)))
+    truths = {photo: mask for photo in photos if (mask := photo.with_name(f"{photo.stem}_mask.png")).is_file()}
     if masks:
-        truths = {photo: mask for photo in photos if (mask := photo.with_name(f"{photo.stem}_mask.png")).is_file()}
         taken = set(truths.values())
         photos = [photo for photo in photos if photo not in taken]
+    elif truths:
+        note(f"{len(truths)} photos have a NAME_mask.png beside them, listed as a photo; --masks takes it as the truth")
     if not photos:
         listed = ", ".join(str(path) for path in paths)
-        raise ManifestError(f"no photos in {listed}; looked for {', '.join(sorted(SUFFIXES))}")
+        raise ManifestError(f"no photos in {listed}; looked for {', '.join(sorted(suffixes()))}")
+    if skipped:
+        note("left out: " + ", ".join(f"{count} {what}" for what, count in sorted(skipped.items())))
     columns = {"image": pa.array([_relative(photo, out) for photo in photos], pa.string())}
     if masks:
         found = [truths.get(photo) for photo in photos]
@@ -57,45 +80,75 @@ def _from_photos(paths: Sequence[str | Path], out: Path, *, masks: bool) -> pa.T
     return pa.table(columns)
 
 
-def _photos(path: str) -> Iterator[Path]:
+def _photos(path: str, skipped: Counter[str]) -> Iterator[Path]:
     if Path(path).is_file():
         yield Path(path)
     elif Path(path).is_dir():
-        yield from sorted(found for found in Path(path).rglob("*") if _is_photo(found))
+        yield from photos_below(Path(path), skipped)
     elif glob.has_magic(path):
         matches = sorted(Path(name) for name in glob.glob(path, recursive=True))  # noqa: PTH207  (takes any pattern)
         if not matches:
             raise ManifestError(f"{path}: nothing matches this pattern")
-        yield from (found for found in matches if _is_photo(found))
+        yield from (found for found in matches if is_photo(found))
     else:
         raise ManifestError(f"{path}: no such file or folder")
 
 
-def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
-
-
-def _from_csv(path: Path, out: Path) -> pa.Table:
-    if not path.is_file():
-        raise ManifestError(f"{path}: no such file")
-    # Names stay text: a guess would read 007 as 7.
-    text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(("image", "image_id", *TRUTHS), pa.string()))
-    try:
-        table = pyarrow.csv.read_csv(path, convert_options=text)
-    except pa.ArrowException as error:
-        raise ManifestError(f"{path}: not a CSV file ({' '.join(str(error).split())})") from error
+def _from_csv(path: Path, out: Path, note: Note) -> pa.Table:
+    table = _read_csv(path)
     if "image" not in table.column_names:
         raise ManifestError(f"{path}: no column image; it has {', '.join(table.column_names)}")
     if not table.num_rows:
         raise ManifestError(f"{path}: the file has no rows")
     table = _converted(table, path, "image", lambda name: _rebased(name, path, out))
     for column in TRUTHS:
-        cells = table[column].to_pylist() if column in table.column_names else []
-        encoded = any(cell.lstrip().startswith("{") for cell in cells if cell)  # COCO RLE instead of paths
+        cells = [cell for cell in (table[column].to_pylist() if column in table.column_names else []) if cell]
+        if cells and all(NUMBER.fullmatch(cell) for cell in cells):
+            note(f"column {column} holds numbers: it is carried as a label, and names no masks")
+            continue
+        encoded = any(cell.lstrip().startswith("{") for cell in cells)  # COCO RLE instead of paths
         table = _converted(table, path, column, json.loads if encoded else lambda name: _rebased(name, path, out))
     for name in ("bbox", "landmarks"):
         table = _converted(table, path, name, json.loads)
+    names = [name for name in table.column_names if name not in {"image", "image_id"}]
+    for name in names:
+        table = table.set_column(table.column_names.index(name), name, _typed(table[name]))
     return table
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """A CSV file with every cell as text, whichever of comma, semicolon and tab stands between its cells.
+
+    Raises:
+        ManifestError: it is none, or is not encoded as UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head = file.readline()
+    except FileNotFoundError as error:
+        raise ManifestError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8; save the file in that encoding") from error
+    delimiter = max(",;\t", key=head.count)
+    names = next(csv.reader([head], delimiter=delimiter), [])
+    text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    try:
+        return pyarrow.csv.read_csv(path, None, pyarrow.csv.ParseOptions(delimiter=delimiter), text)
+    except pa.ArrowException as error:
+        raise ManifestError(f"{path}: not a CSV file ({' '.join(str(error).split())})") from error
+
+
+def _typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of text as numbers, if each of its cells is written like one; else as it is."""
+    cells = [cell for cell in column.to_pylist() if cell] if pa.types.is_string(column.type) else []
+    if not cells or not all(NUMBER.fullmatch(cell) for cell in cells):
+        return column
+    filled = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+    whole = all(cell.lstrip("-").isdigit() for cell in cells)
+    try:
+        return filled.cast(pa.int64() if whole else pa.float64())
+    except pa.ArrowInvalid:  # more digits than a number has: an id
+        return column
 
 
 def _converted(table: pa.Table, path: Path, column: str, convert: Callable[[str], object]) -> pa.Table:
@@ -117,8 +170,8 @@ def _converted(table: pa.Table, path: Path, column: str, convert: Callable[[str]
     return table.set_column(table.column_names.index(column), column, array)
 
 
-def _rebased(name: str, csv: Path, out: Path) -> str:
-    return name if "://" in name else _relative(_absolute(csv.parent / name), out)
+def _rebased(name: str, table: Path, out: Path) -> str:
+    return name if "://" in name else _relative(_absolute(table.parent / name), out)
 
 
 def _absolute(path: Path) -> Path:

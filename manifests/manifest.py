@@ -1,56 +1,78 @@
 """Reading a manifest: the user's table, checked, and what the pipeline needs of each row."""
 
 import hashlib
-import math
+import itertools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow as pa
 
+from s3pot_batch.manifests.embedded import embedded_location, is_embedded, read_photo_table
 from s3pot_batch.manifests.errors import ManifestError
-from s3pot_batch.manifests.files import read_table
+from s3pot_batch.manifests.hints import box_problem, finite, landmarks_problem
 from s3pot_batch.manifests.schema import SEGMENTS
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checked manifest: the user's table as it is, and what the pipeline needs of each row."""
+    """A checked manifest: the user's table, and what the pipeline needs of each row."""
 
     path: Path
     table: pa.Table
+    """Its columns, and ``image_id`` where it had none; those that the answer has, too, under another name."""
     images: tuple[str, ...]
-    """Absolute path or fsspec URL of every photo."""
+    """Absolute path, fsspec URL, or place in this file, of every photo."""
     image_ids: tuple[str, ...]
     bboxes: tuple[tuple[float, ...] | None, ...]
     landmarks: tuple[tuple[float, ...] | None, ...]
+    problems: tuple[str | None, ...]
+    """``KIND: reason`` of the rows that cannot be worked on, whatever their photos show."""
+    notes: tuple[str, ...]
+    """What the user should know, such as a column that has another name in the answer."""
     digest: str
-    """SHA-256 (hex) of images, ids, boxes and landmarks: another list of photos is another run."""
+    """SHA-256 (hex) of images, ids, boxes, landmarks and problems: another list of photos is another run."""
 
 
 def read_manifest(path: Path, limit: int | None = None) -> Manifest:
     """Read and check a manifest; ``limit`` keeps its first rows only.
 
+    What is wrong with a row alone becomes the row's problem.
+
     Raises:
-        ManifestError: naming the row (counted from 0) and the column.
+        ManifestError: the file or one of its columns cannot be used.
     """
     if not path.is_file():
         raise ManifestError(f"{path}: no such manifest; build one with: s3pot-batch index PHOTOS --out {path}")
-    table = read_table(path, "convert a CSV with: s3pot-batch index")
+    table = read_photo_table(path)
     table = table.slice(0, limit) if limit is not None else table
     _check_columns(path, table)
-    folder = path.parent.resolve()
-    images = tuple(_location(path, folder, row, name) for row, name in enumerate(table["image"].to_pylist()))
+    folder, problems = path.parent.resolve(), Problems(table.num_rows)
+    images = _locations(path, table, folder, problems)
+    table = _plain(path, table)
     image_ids = _image_ids(path, table, folder, images)
-    bboxes = _numbers(path, table, "bbox", count=4, levels=1)
-    for row, bbox in enumerate(bboxes):
-        if bbox and not (bbox[0] < bbox[2] and bbox[1] < bbox[3]):
-            raise ManifestError(f"{path}: row {row}, column bbox: {bbox} is not x0 < x1, y0 < y1")
-    landmarks = _numbers(path, table, "landmarks", count=10, levels=2)
-    content = repr((images, image_ids, bboxes, landmarks)).encode()
-    return Manifest(path, table, images, image_ids, bboxes, landmarks, hashlib.sha256(content).hexdigest())
+    if "image_id" not in table.column_names:
+        table = table.append_column("image_id", pa.array(image_ids, pa.string()))
+    bboxes, landmarks = (_numbers(path, table, column, problems) for column in (BBOX, LANDMARKS))
+    content = repr((images, image_ids, bboxes, landmarks, problems.found)).encode()
+    table, notes = _beside_the_answer(table)
+    return Manifest(
+        path, table, images, image_ids, bboxes, landmarks, tuple(problems.found), notes,
+        hashlib.sha256(content).hexdigest(),
+    )  # fmt: skip
+
+
+class Problems:
+    """The first problem of every row, if it has one."""
+
+    def __init__(self, rows: int) -> None:
+        self.found: list[str | None] = [None] * rows
+
+    def add(self, row: int, kind: str, column: str, reason: str) -> None:
+        """Note what is wrong with a row; what was noted before stays."""
+        self.found[row] = self.found[row] or f"{kind}: row {row}, column {column}: {reason}"
 
 
 def _check_columns(path: Path, table: pa.Table) -> None:
@@ -61,33 +83,58 @@ def _check_columns(path: Path, table: pa.Table) -> None:
     repeated = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if repeated:
         raise ManifestError(f"{path}: column {repeated[0]} occurs twice; rename one")
-    taken = sorted(set(table.column_names) & set(SEGMENTS.names))
-    if taken:
-        raise ManifestError(f"{path}: column {taken[0]} is a name of the answer's; rename it")
+
+
+def _plain(path: Path, table: pa.Table) -> pa.Table:
+    """The table with photos and ids as plain text, however they were stored."""
     for name in ("image", "image_id"):
-        if name in table.column_names and not _is_text(table.schema.field(name).type):
-            raise ManifestError(f"{path}: column {name} is {table.schema.field(name).type}, not text")
+        if name not in table.column_names:
+            continue
+        kind = table.schema.field(name).type
+        stored = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (_is_text(stored) or (name == "image_id" and pa.types.is_integer(stored))):
+            raise ManifestError(f"{path}: column {name} is {kind}, not text")
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(stored).cast(pa.string()))
+    return table
+
+
+def _beside_the_answer(table: pa.Table) -> tuple[pa.Table, tuple[str, ...]]:
+    """The table with other names for columns that the answer has, too; and what was renamed, for the user."""
+    names, notes = list(table.column_names), list[str]()
+    for number, name in enumerate(names):
+        if name in SEGMENTS.names:
+            new = next(one for one in _inputs(name) if one not in names)
+            names[number] = new
+            notes.append(f"column {name} of the manifest is {new} in the answer, which has a {name} of its own")
+    # the schema's metadata, such as pandas' index, speaks of the old names
+    return (table.rename_columns(names) if notes else table), tuple(notes)
+
+
+def _inputs(name: str) -> Iterator[str]:
+    yield f"input_{name}"
+    yield from (f"input_{name}_{number}" for number in itertools.count(2))
 
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _location(path: Path, folder: Path, row: int, name: str | None) -> str:
-    if not name:
-        raise ManifestError(f"{path}: row {row}, column image: empty; every row needs a photo")
-    if "://" in name or Path(name).is_absolute():
-        return name
-    if ".." in PurePosixPath(name).parts:
-        raise ManifestError(
-            f"{path}: row {row}, column image: {name} leaves the manifest's folder; use an absolute path"
-        )
-    return str(folder / name)
+def _locations(path: Path, table: pa.Table, folder: Path, problems: Problems) -> tuple[str, ...]:
+    """Where every row's photo is; "" for a row that names none."""
+    if is_embedded(path):
+        return tuple(embedded_location(path, row) for row in range(table.num_rows))
+    found = []
+    for row, name in enumerate(_plain(path, table)["image"].to_pylist()):
+        if not name:
+            problems.add(row, "MissingFile", "image", "empty; every row needs a photo")
+        found.append(name if not name or "://" in name or Path(name).is_absolute() else str(folder / name))
+    return tuple(name or "" for name in found)
 
 
 def _image_ids(path: Path, table: pa.Table, folder: Path, images: Sequence[str]) -> tuple[str, ...]:
     if "image_id" not in table.column_names:
-        return _derived_ids(folder, images)
+        names = [name or f"row-{row}" for row, name in enumerate(table["image"].to_pylist())]
+        return _derived_ids(folder, names if is_embedded(path) else images)
     seen: dict[str, int] = {}
     for row, name in enumerate(table["image_id"].to_pylist()):
         if not name:
@@ -113,30 +160,51 @@ def _derived_ids(folder: Path, images: Sequence[str]) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def _numbers(
-    path: Path, table: pa.Table, column: str, *, count: int, levels: int
-) -> tuple[tuple[float, ...] | None, ...]:
-    """Each row's ``count`` numbers, or None; with two ``levels``, pairs of numbers are flattened."""
-    if column not in table.column_names:
+@dataclass(frozen=True)
+class Numbers:
+    """A column with ``count`` numbers a row, and what may be wrong with them."""
+
+    name: str
+    count: int
+    pairs: bool
+    """Whether they may also come as pairs."""
+    kind: str
+    """Of its problems."""
+    problem: Callable[[Sequence[float]], str | None]
+
+
+BBOX = Numbers("bbox", 4, pairs=False, kind="BadBox", problem=box_problem)
+LANDMARKS = Numbers("landmarks", 10, pairs=True, kind="BadLandmarks", problem=landmarks_problem)
+
+
+def _numbers(path: Path, table: pa.Table, column: Numbers, problems: Problems) -> tuple[tuple[float, ...] | None, ...]:
+    """Each row's numbers, pairs flattened; None where there are none, or wrong ones."""
+    if column.name not in table.column_names:
         return tuple(None for _ in range(table.num_rows))
-    kind, depth = table.schema.field(column).type, 0
+    kind, depth = table.schema.field(column.name).type, 0
     while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         kind, depth = kind.value_type, depth + 1
-    if not pa.types.is_null(kind) and not (_is_number(kind) and 1 <= depth <= levels):
-        found = table.schema.field(column).type
-        raise ManifestError(f"{path}: column {column} is {found}, not a list of {count} numbers")
+    if not pa.types.is_null(kind) and not (_is_number(kind) and 1 <= depth <= 1 + column.pairs):
+        found = table.schema.field(column.name).type
+        raise ManifestError(f"{path}: column {column.name} is {found}, not a list of {column.count} numbers")
     rows: list[tuple[float, ...] | None] = []
-    for row, value in enumerate(table[column].to_pylist()):
-        if value is None:
-            rows.append(None)
-            continue
-        pairs = [list(pair or ()) for pair in value] if depth > 1 else []
-        flat = [number for pair in pairs for number in pair] if depth > 1 else value
-        uneven = any(len(pair) != 2 for pair in pairs)
-        if uneven or len(flat) != count or any(number is None or not math.isfinite(number) for number in flat):
-            raise ManifestError(f"{path}: row {row}, column {column}: {value} is not {count} finite numbers")
-        rows.append(tuple(float(number) for number in flat))
+    for row, value in enumerate(table[column.name].to_pylist()):
+        flat = _flat(value) if depth > 1 else value
+        wrong = None
+        if flat is not None:
+            fits = len(flat) == column.count and finite(flat)
+            wrong = column.problem(flat) if fits else f"{value} is not {column.count} finite numbers"
+        if wrong:
+            problems.add(row, column.kind, column.name, wrong)
+        rows.append(None if flat is None or wrong else tuple(float(number) for number in flat))
     return tuple(rows)
+
+
+def _flat(pairs: Sequence[Sequence[float] | None] | None) -> list[float] | None:
+    """The numbers of pairs in turn; none where one of them is no pair."""
+    if pairs is None:
+        return None
+    return [number for pair in pairs for number in pair or ()] if all(len(pair or ()) == 2 for pair in pairs) else []
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -23,6 +23,8 @@ class PlannedItem:
     shard: int
     row: int
     """Its first Zarr row."""
+    problem: str | None = None
+    """``KIND: reason`` of a row that cannot be worked on."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def make_plan(manifest: Manifest, *, shard_size: int, max_faces: int) -> Plan:
     """Put ``shard_size`` consecutive photos into each shard."""
     numbers = range(len(manifest.images))
     columns = (
-        numbers, manifest.image_ids, manifest.images, manifest.bboxes, manifest.landmarks,
+        numbers, manifest.image_ids, manifest.images, manifest.bboxes, manifest.landmarks, manifest.problems,
         [number // shard_size for number in numbers], [number * max_faces for number in numbers],
     )  # fmt: skip
     arrays = [pa.array(column, field.type) for column, field in zip(columns, PLAN, strict=True)]
@@ -114,7 +116,7 @@ def _change(plan: Plan, manifest: Manifest) -> str:
         return f"{plan.photos} photos, not {len(manifest.images)}"
     listed = {
         "image": manifest.images, "image_id": manifest.image_ids, "bbox": manifest.bboxes,
-        "landmarks": manifest.landmarks,
+        "landmarks": manifest.landmarks, "problem": manifest.problems,
     }  # fmt: skip
     for row, planned in enumerate(plan.table.to_pylist()):
         item = _item(planned)

@@ -74,6 +74,7 @@ PLAN = pa.schema(
         ("image", pa.string()),
         ("bbox", pa.list_(pa.float64())),
         ("landmarks", pa.list_(pa.float64())),
+        ("problem", pa.string()),
         ("shard", pa.int32()),
         ("row", pa.int64()),
     ]

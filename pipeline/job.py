@@ -1,5 +1,6 @@
 """A job: one command over one manifest in one run folder, stage by stage."""
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -123,6 +124,8 @@ def open_job(options: Options, target: str) -> Job:
 def work(job: Job) -> Summary:
     """Do all stages of a job where they lack, and write the answer if it is of the last stage."""
     started = time.monotonic()
+    for note in job.manifest.notes:
+        sys.stderr.write(f"Note: {note}\n")
     _settle(job)
     reports: list[ShardReport] = []
     lacking: set[int] = set()

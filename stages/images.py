@@ -4,6 +4,9 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +19,7 @@ from s3pot_batch.stages.settings import FaceSettings
 Photo = NDArray[np.uint8]
 
 FORMATS = (
-    "AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP",
+    "AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP",
 )  # fmt: skip
 """What is looked for, as Pillow calls it; not EPS, which starts another program, nor formats that hold no photos."""
 ORIENTATION = 0x0112
@@ -111,13 +114,21 @@ def open_image(content: bytes, name: str, max_pixels: int) -> Image.Image:
     Raises:
         ImageTooLarge: it has more than ``max_pixels``.
     """
-    Image.init()
-    image = Image.open(io.BytesIO(content), formats=[one for one in FORMATS if one in Image.OPEN])
+    image = Image.open(io.BytesIO(content), formats=_formats())
     if image.width * image.height > max_pixels:
         raise ImageTooLarge(
             f"{name}: {image.width}×{image.height} pixels are more than {max_pixels}; raise faces.max_pixels"
         )
     return image
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this Pillow reads; HEIC photos through pillow-heif, where it is installed."""
+    Image.init()
+    if find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def upright(image: Image.Image) -> Image.Image:

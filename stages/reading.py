@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
+from pyarrow import ArrowException
+
+from s3pot_batch.manifests.embedded import SCHEME as EMBEDDED
+from s3pot_batch.manifests.embedded import read_embedded
+from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.stages.errors import ItemError
 from s3pot_batch.stages.settings import FaceSettings
 
@@ -38,6 +43,8 @@ def read_bytes(location: str, bounds: FaceSettings) -> bytes:
     Raises:
         ItemError: one of this module's kinds; the text says what to do.
     """
+    if location.startswith(EMBEDDED):
+        return _embedded(location, bounds.max_bytes)
     path = _local(location)
     if path is not None:
         _check_file(path, location, bounds.max_bytes)
@@ -78,6 +85,17 @@ class _Reader(threading.Thread):
         import fsspec
 
         return cast("BinaryIO", fsspec.open(self.location, "rb").open())
+
+
+def _embedded(location: str, max_bytes: int) -> bytes:
+    """A photo that lies in the manifest."""
+    try:
+        content = read_embedded(location)
+    except (ManifestError, OSError, ArrowException) as error:
+        raise _named(error, location) from error
+    if len(content) > max_bytes:
+        raise _too_large(location, max_bytes)
+    return content
 
 
 def _local(location: str) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from s3pot_batch.manifests.hints import outside
 from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.stages import store
@@ -25,7 +26,11 @@ STORE = "references.zarr"
 
 
 class BadLandmarks(ItemError):
-    """The manifest's landmarks do not span a face."""
+    """The manifest's landmarks do not span a face, or lie outside the photo."""
+
+
+class BadBox(ItemError):
+    """The manifest's box lies outside the photo."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,9 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
 def _find(item: PlannedItem, stage_one: StageOne) -> tuple[Outcome, list[ParsedFace]]:
     """Decode one photo and align its faces; what goes wrong becomes the photo's status and reason."""
     started = time.perf_counter()
+    if item.problem:
+        kind, _, reason = item.problem.partition(": ")
+        return Outcome(item.index, item.image_id, "failed", kind, reason), []
     outcome, faces = Outcome(item.index, item.image_id, "no_face"), list[ParsedFace]()
     try:
         photo = read_photo(item.image, stage_one.settings.faces)
@@ -89,6 +97,10 @@ def _find(item: PlannedItem, stage_one: StageOne) -> tuple[Outcome, list[ParsedF
 
 
 def _faces_of(item: PlannedItem, photo: Photo, stage_one: StageOne) -> list[ParsedFace]:
+    height, width = photo.shape[:2]
+    for name, kind, points in (("bbox", BadBox, item.bbox), ("landmarks", BadLandmarks, item.landmarks)):
+        if points and outside(points, height, width):
+            raise kind(f"{item.image}: its {name} {list(points)} lies outside the photo of {width}×{height} pixels")
     landmarks = np.array(item.landmarks).reshape(5, 2) if item.landmarks else None
     try:
         return stage_one.find(photo, Hint(item.bbox, landmarks))

@@ -1,5 +1,6 @@
 """Commands that make manifests: index, compose."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,9 @@ def index(
     with clear_errors():
         from s3pot_batch.manifests.index import build_manifest
 
-        table = build_manifest(paths, out, masks=masks)
-        facts = {"manifest": str(out), "photos": table.num_rows, "columns": table.column_names}
+        notes: list[str] = []
+        table = build_manifest(paths, out, masks=masks, note=notes.append)
+        for note in notes:
+            sys.stderr.write(f"Note: {note}\n")
+        facts = {"manifest": str(out), "photos": table.num_rows, "columns": table.column_names, "notes": notes}
         show(f"{out}: {table.num_rows} photos", facts, as_json=as_json)

@@ -56,7 +56,7 @@ def test_input_columns_come_first_and_the_answer_is_typed(tmp_path: Path) -> Non
     write_outcomes(tmp_path, "segments", 0, [outcome], "f")
     assemble_segments(read_manifest(path), plan, tmp_path, "f", tmp_path / "elsewhere.parquet")
     answer = pq.read_table(tmp_path / "elsewhere.parquet")
-    assert answer.column_names == ["image", "who", *SEGMENTS.names]
+    assert answer.column_names == ["image", "who", "image_id", *SEGMENTS.names]
     assert [answer.schema.field(name).type for name in SEGMENTS.names] == SEGMENTS.types
     assert answer.schema.metadata[b"schema_version"] == b"2"
     found = answer.to_pylist()[0]

@@ -65,7 +65,7 @@ class TestPhotos:
         [
             ("nowhere", "nowhere: no such file or folder"),
             ("none*.jpg", r"none\*\.jpg: nothing matches"),
-            ("empty", r"no photos in .*empty; looked for \.bmp"),
+            ("empty", r"no photos in .*empty; looked for \.avif"),
         ],
     )
     def test_what_gives_no_photo_is_named(self, tmp_path: Path, path: str, words: str) -> None:
@@ -90,8 +90,72 @@ class TestPhotos:
         with pytest.raises(ManifestError, match="not UTF-8"):
             build_manifest([tmp_path], tmp_path / "in.parquet")
 
+    def test_what_is_left_out_is_said(self, tmp_path: Path) -> None:
+        names = "a.jpg ._a.jpg .hidden/b.jpg __MACOSX/c.jpg notes.txt more.txt README d.HEIC e.avif f.jfif g.gif"
+        touch(tmp_path, *names.split())
+        notes: list[str] = []
+        table = build_manifest([tmp_path], tmp_path / "in.parquet", note=notes.append)
+        assert table["image"].to_pylist() == ["a.jpg", "d.HEIC", "e.avif", "f.jfif", "g.gif"]
+        assert notes == ["left out: 2 files .txt, 1 files without a suffix, 1 hidden files, 2 hidden folders"]
+
+    def test_pictures_that_may_be_masks_are_said(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a.jpg", "a_mask.png", "b.jpg")
+        notes: list[str] = []
+        build_manifest([tmp_path], tmp_path / "in.parquet", note=notes.append)
+        assert len(notes) == 1
+        assert notes[0].startswith("1 photos have a NAME_mask.png beside them")
+
+    def test_linked_folders_are_entered_once(self, tmp_path: Path) -> None:
+        touch(tmp_path, "photos/a.jpg", "elsewhere/b.jpg")
+        (tmp_path / "photos" / "more").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "photos" / "back").symlink_to(tmp_path / "photos")
+        (tmp_path / "photos" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+        notes: list[str] = []
+        table = build_manifest([tmp_path / "photos"], tmp_path / "photos" / "in.parquet", note=notes.append)
+        assert table["image"].to_pylist() == ["a.jpg", "more/b.jpg"]
+        assert notes == ["left out: 1 files .jpg, 1 folders that were entered before, by a link"]
+
+    @pytest.mark.parametrize("name", ["a.jpg", "list.csv", "notes.txt"])
+    def test_nothing_but_a_manifest_is_written_over(self, tmp_path: Path, name: str) -> None:
+        touch(tmp_path, "a.jpg")
+        csv(tmp_path, "image\na.jpg\n")
+        (tmp_path / "notes.txt").write_text("mine")
+        (tmp_path / "a.jpg").write_text("mine, too")
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(ManifestError, match="there is a file that is no manifest"):
+            build_manifest([tmp_path / ("list.csv" if name == "list.csv" else "a.jpg")], tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
+        for _ in range(2):
+            build_manifest([tmp_path / "a.jpg"], tmp_path / "in.parquet")
+
 
 class TestCsv:
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+    @pytest.mark.parametrize("mark", ["", "\ufeff"])
+    def test_what_stands_between_cells_is_found_out(self, tmp_path: Path, delimiter: str, mark: str) -> None:
+        text = mark + "image,mask,score\na.jpg,m.png,1.5\n".replace(",", delimiter)
+        table = build_manifest([csv(tmp_path, text)], tmp_path / "in.parquet")
+        assert table.to_pydict() == {"image": ["a.jpg"], "mask": ["m.png"], "score": [1.5]}
+
+    def test_what_looks_like_a_number_and_is_a_name_stays(self, tmp_path: Path) -> None:
+        text = "image,code,zip,count,share,big\na,007,+1,-3,1e-3,123456789012345678901234567890\nb,12,2,,2.5,1\n"
+        assert build_manifest([csv(tmp_path, text)], tmp_path / "in.parquet").to_pydict() == {
+            "image": ["a", "b"], "code": ["007", "12"], "zip": ["+1", "2"], "count": [-3, None], "share": [0.001, 2.5],
+            "big": ["123456789012345678901234567890", "1"],
+        }  # fmt: skip
+
+    def test_a_label_is_no_masks_path(self, tmp_path: Path) -> None:
+        notes: list[str] = []
+        path = csv(tmp_path, "image,mask\na.jpg,1\nb.jpg,0\nc.jpg,\n")
+        table = build_manifest([path], tmp_path / "in.parquet", note=notes.append)
+        assert table["mask"].to_pylist() == [1, 0, None]
+        assert notes == ["column mask holds numbers: it is carried as a label, and names no masks"]
+
+    def test_another_encoding_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "list.csv").write_bytes("image\ncaf\xe9.jpg\n".encode("latin-1") * 2)
+        with pytest.raises(ManifestError, match=r"UTF-?8"):
+            build_manifest([tmp_path / "list.csv"], tmp_path / "in.parquet")
+
     def test_other_columns_are_kept_and_names_stay_text(self, tmp_path: Path) -> None:
         path = csv(tmp_path, "image,image_id,who,age\n0012,007,Ada,36\ns3://b/c.jpg,008,,41\n")
         assert build_manifest([path], tmp_path / "in.parquet").to_pydict() == {
@@ -107,13 +171,13 @@ class TestCsv:
         }  # fmt: skip
 
     def test_boxes_landmarks_and_masks_are_json(self, tmp_path: Path) -> None:
-        boxes, points = "[1,2,3,4.5]", "[[0,1],[2,3],[4,5],[6,7],[8,9]]"
+        boxes, points = "[1,2,3,4.5]", "[[0,1],[9,2],[4,5],[1,8],[8,9]]"
         rle = '{""size"":[2,3],""counts"":""06""}'
         text = f'image,bbox,landmarks,mask,region\na,"{boxes}","{points}","{rle}","{rle}"\nb,,,,\n'
         table = build_manifest([csv(tmp_path, text)], tmp_path / "in.parquet")
         manifest = read_manifest(tmp_path / "in.parquet")
         assert manifest.bboxes == ((1.0, 2.0, 3.0, 4.5), None)
-        assert manifest.landmarks == (tuple(float(n) for n in range(10)), None)
+        assert manifest.landmarks == ((0.0, 1.0, 9.0, 2.0, 4.0, 5.0, 1.0, 8.0, 8.0, 9.0), None)
         assert table["mask"].to_pylist() == [{"size": [2, 3], "counts": "06"}, None] == table["region"].to_pylist()
 
     @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_the_written_plan_stays_even_with_another_shard_size(tmp_path: Path) -> 
         ({"image": ["a"]}, "2 photos, not 1"),
         ({"image": ["a", "c"]}, "row 1, column image: .*/b, not .*/c"),
         ({"image": ["a", "b"], "image_id": ["a", "x"]}, "row 1, column image_id: b, not x"),
-        ({"image": ["a", "b"], "bbox": [[0, 0, 1, 1], None]}, "row 0, column bbox: None, not"),
+        ({"image": ["a", "b"], "bbox": [[0, 0, 9, 9], None]}, "row 0, column bbox: None, not"),
     ],
 )
 def test_other_photos_need_another_run(tmp_path: Path, columns: dict[str, object], words: str) -> None:
@@ -77,7 +77,7 @@ def plans() -> tuple[Plan, Plan]:
         Manifest(
             Path("in.parquet"), pa.table({}), tuple(f"/photos/{n}.jpg" for n in range(photos)),
             tuple(f"{n}" for n in range(photos)), tuple((0.0, 0.0, 1.0 + n, 1.0) for n in range(photos)),
-            (None,) * photos, "digest",
+            (None,) * photos, (None,) * photos, (), "digest",
         ) for photos in (1_000, 100_000)
     )  # fmt: skip
     return make_plan(few, shard_size=16, max_faces=4), make_plan(many, shard_size=16, max_faces=4)

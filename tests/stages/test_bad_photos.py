@@ -6,6 +6,7 @@ import struct
 import zlib
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -53,6 +54,7 @@ def with_orientation(value, kind=3):
     return encoded(exif=exif)
 
 
+pillow_heif.register_heif_opener()
 JPEG, PNG, WEBP, TIFF, GIF, BMP = (encoded(form=form) for form in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"))
 GREY = PICTURE.convert("L")
 
@@ -75,6 +77,7 @@ GOOD = {
     "webp": WEBP,
     "lossless webp": encoded(form="WEBP", lossless=True),
     "avif": encoded(form="AVIF"),
+    "heic": encoded(form="HEIF"),
     "animated webp": encoded(form="WEBP", save_all=True, append_images=[PICTURE.rotate(9)]),
     "gif": GIF,
     "animated gif": encoded(form="GIF", save_all=True, append_images=[PICTURE.rotate(9)]),
@@ -116,7 +119,7 @@ BAD = {
     "pdf": (b"%PDF-1.4\n%%EOF", "NotAnImage"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "NotAnImage"),
     "zip": (b"PK\3\4" + bytes(60), "NotAnImage"),
-    "heic without a reader": (b"\0\0\0\x18ftypheic" + bytes(40), "NotAnImage"),
+    "heic without a picture": (b"\0\0\0\x18ftypheic" + bytes(40), "TruncatedImage|NotAnImage"),
     "jpeg's first bytes": (JPEG[:2], "NotAnImage"),
     "jpeg cut in its header": (JPEG[:150], "TruncatedImage|NotAnImage"),
     "jpeg cut in half": (JPEG[: len(JPEG) // 2], "TruncatedImage"),

@@ -221,7 +221,7 @@ class TestDriver:
         def task_of_many(photos):
             manifest = Manifest(
                 context.run, read_plan(context.run).table, tuple(f"/{n}.png" for n in range(photos)),
-                tuple(map(str, range(photos))), (None,) * photos, (None,) * photos, "digest",
+                tuple(map(str, range(photos))), (None,) * photos, (None,) * photos, (None,) * photos, (), "digest",
             )  # fmt: skip
             plan = make_plan(manifest, shard_size=16, max_faces=4)
             return pickle.dumps(ShardTask("segments", context.run, 3, plan.shard(3)))
