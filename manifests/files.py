@@ -36,7 +36,7 @@ def unreadable(path: Path, error: Exception, advice: str = REDO) -> ManifestErro
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, moved into place at the end, so that no reader sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")  # a long name would grow too long
     try:
         yield temporary
         temporary.replace(path)

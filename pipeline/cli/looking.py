@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from s3pot_batch.pipeline.cli.common import clear_errors, show
+from s3pot_batch.pipeline.cli.common import SOME_FAILED, clear_errors, show
 from s3pot_batch.pipeline.options import AnyManifest, Json, Run
 
 commands = typer.Typer()
@@ -62,4 +62,8 @@ def export_(
         from s3pot_batch.pipeline.job import run_folder
 
         done = export(run_folder(manifest, run), name, out)
-        show(f"{done.folder}: {done.count} files", {"folder": str(done.folder), "files": done.count}, as_json=as_json)
+        failures = [vars(one) for one in done.failures]
+        facts = {"folder": str(done.folder), "files": done.count, "failures": failures}
+        show(done.text(), facts, as_json=as_json)
+        if failures:
+            raise typer.Exit(SOME_FAILED)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from s3pot_batch.pipeline.cli.common import clear_errors, show, takes
+from s3pot_batch.pipeline.cli.common import SOME_FAILED, clear_errors, show, takes
 from s3pot_batch.pipeline.options import DryRun, Json, Options
 
 commands = typer.Typer()
@@ -49,7 +49,8 @@ def _work(options: Options, target: str, *, dry_run: bool, as_json: bool, format
             show("\n".join(f"{name}: {value}" for name, value in preview.items()), preview, as_json=as_json)
             return
         summary = work(job)
-        written = tuple(export(job.run, name).folder for name in formats)
-        summary = replace(summary, files=(*summary.files, *written))
-        show(summary.text(), summary.as_json(), as_json=as_json)
-        raise typer.Exit(summary.exit_code)
+        exports = [export(job.run, name) for name in formats]
+        lost = [one.text() for one in exports if one.failures]
+        summary = replace(summary, files=(*summary.files, *(one.folder for one in exports)))
+        show("\n".join([summary.text(), *lost]), summary.as_json(), as_json=as_json)
+        raise typer.Exit(SOME_FAILED if lost else summary.exit_code)

@@ -1,25 +1,36 @@
 """Exports: the answer as files for other tools.
 
 A format is a module in this folder (``png.py`` is the format ``png``) with ``FOLDER``, where in a run folder its files
-go, and ``write(run, out)``. Other packages add theirs through entry points of the group ``s3pot_batch.exports``, each
-naming such a module. What formats share is here: the answer row by row, and the names of files.
+go, and ``write(run, out)``, which gives a :class:`Written` for every file. Other packages add theirs through entry
+points of the group ``s3pot_batch.exports``, each naming such a module. What formats share is here: the answer row by
+row, with the names of files, and writing one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol, cast
-from urllib.parse import quote
 
 import pyarrow.parquet as pq
 
 from s3pot_batch.manifests.answer import ANSWER
+from s3pot_batch.manifests.files import replacing
 from s3pot_batch.manifests.plan import PlannedItem, read_plan
-from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.pipeline.naming import file_names
+from s3pot_batch.pipeline.report.summary import SHOWN_FAILURES
+from s3pot_batch.stages.errors import ConfigError, ItemError
 from s3pot_batch.stages.plugins import Plugins
 
 ROWS = 64
 """Rows of the answer that are read at once: masks may be large."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of one file: nothing to say, or why it could not be written."""
+
+    image_id: str
+    error: str | None = None
 
 
 class Format(Protocol):
@@ -28,16 +39,25 @@ class Format(Protocol):
     FOLDER: str
     """Its folder in a run folder, unless another one is asked for."""
 
-    def write(self, run: Path, out: Path) -> int:
-        """Write the answer of a run into the folder ``out``, which is there; how many files that are."""
+    def write(self, run: Path, out: Path) -> Iterator[Written]:
+        """Write the answer of a run into the folder ``out``, which is there, file by file."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote: ``count`` files in ``folder``."""
+    """What an export wrote: ``count`` files in ``folder``, and what could not be written."""
 
     folder: Path
     count: int
+    failures: tuple[Written, ...] = ()
+
+    def text(self) -> str:
+        """The same for a person."""
+        lines = [f"{self.folder}: {self.count} files"]
+        if self.failures:
+            lines.append(f"  {len(self.failures)} could not be written")
+            lines += [f"    {one.image_id}: {one.error}" for one in self.failures[:SHOWN_FAILURES]]
+        return "\n".join(lines)
 
 
 FORMATS = Plugins("format", "s3pot_batch.exports", __name__)
@@ -68,11 +88,13 @@ def export(run: Path, name: str, out: Path | None = None) -> Exported:
         raise ConfigError(f"{run / ANSWER}: no answer there; run: s3pot-batch segment")
     folder = out or run / form.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    return Exported(folder, form.write(run, folder))
+    written = list(form.write(run, folder))
+    failures = tuple(one for one in written if one.error)
+    return Exported(folder, len(written) - len(failures), failures)
 
 
-def read_answers(run: Path, *columns: str) -> Iterator[tuple[PlannedItem, dict[str, Any]]]:
-    """Every planned photo, in order, with the named columns of its row in ``segments.parquet``.
+def read_answers(run: Path, *columns: str) -> Iterator[tuple[PlannedItem, str, dict[str, Any]]]:
+    """Every planned photo, in order, its file's name without a suffix, and the named columns of its row.
 
     Raises:
         ManifestError: there is no plan.
@@ -80,13 +102,25 @@ def read_answers(run: Path, *columns: str) -> Iterator[tuple[PlannedItem, dict[s
     """
     plan = read_plan(run)
     items = (item for shard in range(plan.shards) for item in plan.shard(shard))
+    names = file_names(plan.table["image_id"].to_pylist())
     with pq.ParquetFile(run / ANSWER) as answer:
         batches = answer.iter_batches(batch_size=ROWS, columns=list(columns))
-        yield from zip(items, (row for batch in batches for row in batch.to_pylist()), strict=True)
+        yield from zip(items, names, (row for batch in batches for row in batch.to_pylist()), strict=True)
 
 
-def file_name(image_id: str, suffix: str) -> str:
-    """A photo's file in an export: the id, folders and all, unless it would lead out of the export's folder."""
-    path = PurePosixPath(image_id)
-    inside = not path.is_absolute() and ".." not in path.parts and "://" not in image_id
-    return f"{image_id if inside else quote(image_id, safe='')}{suffix}"
+def written(item: PlannedItem, path: Path, save: Callable[[Path], object]) -> Written:
+    """Write one photo's file, whole or not at all; what prevents it is that file's own failure.
+
+    Args:
+        item: the photo.
+        path: where the file goes.
+        save: writes it to the path that it is given.
+    """
+    try:
+        if path.exists() and Path(item.image).exists() and path.samefile(item.image):
+            return Written(item.image_id, f"{path} is the photo itself; give another --out")
+        with replacing(path) as temporary:
+            save(temporary)
+    except (OSError, ItemError) as error:
+        return Written(item.image_id, " ".join(str(error).split()))
+    return Written(item.image_id)
