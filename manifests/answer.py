@@ -1,7 +1,7 @@
 """The answer: ``segments.parquet``, one row per input row."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ STAGE = "segments"
 ANSWER = "segments.parquet"
 ROW_GROUP = 1024
 """Photos that are in memory at once, about; a row group per shard would make a slow file."""
+SHARDS = 16
+"""Shards that are in memory at once: a manifest that was reordered goes to and fro between them."""
 
 
 def assemble_segments(
@@ -40,15 +42,17 @@ def assemble_segments(
     """
     schema = pa.schema([*manifest.table.schema, *SEGMENTS])
     metadata = file_metadata(manifest.table, {"fingerprint": fingerprint})
-    tally = dict.fromkeys(STATUSES, 0)
-    step = max(1, ROW_GROUP // plan.shard_size)
+    tally, answers = dict.fromkeys(STATUSES, 0), _Answers(plan, run, fingerprint)
+    numbers = plan.numbers(manifest.image_ids).tolist()
+    if -1 in numbers:
+        raise ManifestError(f"{run} is not planned for {manifest.image_ids[numbers.index(-1)]}; run the command again")
     with replacing(out or run / ANSWER) as temporary:
         with pq.ParquetWriter(temporary, schema.with_metadata(metadata), compression="zstd") as writer:
-            for first in range(0, plan.shards, step):
-                shards = range(first, min(first + step, plan.shards))
-                rows = [row for shard in shards for row in _answers(plan, run, shard, fingerprint)]
+            for first in range(0, len(numbers), ROW_GROUP):
+                rows = [answers.row(number) for number in numbers[first : first + ROW_GROUP]]
+                # from_pylist with a schema keeps the answer's columns, and of each face the answer's fields.
                 answer = pa.Table.from_pylist(rows, schema=SEGMENTS)
-                given = manifest.table.slice(first * plan.shard_size, len(rows))
+                given = manifest.table.slice(first, len(rows))
                 writer.write_table(pa.Table.from_arrays([*given.columns, *answer.columns], schema=schema))
                 for status, count in count_statuses(answer).items():
                     tally[status] += count
@@ -57,17 +61,31 @@ def assemble_segments(
     return tally
 
 
-def _answers(plan: Plan, run: Path, shard: int, fingerprint: str) -> Iterator[dict[str, Any]]:
-    planned = plan.shard(shard)
-    done = shard_is_done(run, STAGE, shard, fingerprint)
-    outcomes = read_outcomes(run, STAGE, shard) if done else [_lost(item) for item in planned]
-    if [(one.index, one.image_id) for one in outcomes] != [(item.index, item.image_id) for item in planned]:
-        raise ManifestError(f"{items_path(run, STAGE, shard)}: its rows are not the photos of shard {shard}; {REDO}")
-    for item, outcome in zip(planned, outcomes, strict=True):
-        # from_pylist with a schema keeps the answer's columns, and of each face the answer's fields.
-        yield {
-            **asdict(outcome), "run": run.absolute().name, "shard": shard, "row": item.row, "fingerprint": fingerprint,
+class _Answers:
+    """The outcomes of a run by the photos' numbers; a few shards are in memory at once."""
+
+    def __init__(self, plan: Plan, run: Path, fingerprint: str) -> None:
+        self.plan, self.run, self.fingerprint = plan, run, fingerprint
+        self.shard = lru_cache(maxsize=SHARDS)(self._shard)
+        self.shard_of = plan.table["shard"].to_pylist()
+
+    def row(self, number: int) -> dict[str, Any]:
+        """A photo's answer, with where it comes from."""
+        shard = self.shard_of[number]
+        item, outcome = self.shard(shard)[number]
+        return {
+            **asdict(outcome), "run": self.run.absolute().name, "shard": shard, "row": item.row,
+            "fingerprint": self.fingerprint,
         }  # fmt: skip
+
+    def _shard(self, shard: int) -> dict[int, tuple[PlannedItem, Outcome]]:
+        planned = self.plan.shard(shard)
+        done = shard_is_done(self.run, STAGE, shard, self.fingerprint)
+        outcomes = read_outcomes(self.run, STAGE, shard) if done else tuple(_lost(item) for item in planned)
+        if [(one.index, one.image_id) for one in outcomes] != [(item.index, item.image_id) for item in planned]:
+            path = items_path(self.run, STAGE, shard)
+            raise ManifestError(f"{path}: its rows are not the photos of shard {shard}; {REDO}")
+        return {item.index: (item, outcome) for item, outcome in zip(planned, outcomes, strict=True)}
 
 
 def _lost(item: PlannedItem) -> Outcome:

@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.files import read_table, unreadable, write_parquet
@@ -133,7 +135,10 @@ def count_statuses(table: pa.Table) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(table["status"].combine_chunks()).to_pylist()}
 
 
-def shard_statuses(run: Path, stage: str, shard: int) -> dict[str, int] | None:
-    """How many photos of a shard have which status; ``None`` while it is not finished."""
+def shard_statuses(run: Path, stage: str, shard: int, wanted: NDArray[np.bool_] | None = None) -> dict[str, int] | None:
+    """How many photos of a shard, or of the wanted ones, have which status; ``None`` while it is not finished."""
     path = items_path(run, stage, shard)
-    return count_statuses(pq.read_table(path, columns=["status"])) if path.exists() else None
+    if not path.exists():
+        return None
+    table = pq.read_table(path, columns=["status"])
+    return count_statuses(table if wanted is None or wanted.all() else table.filter(pa.array(wanted)))

@@ -1,9 +1,14 @@
-"""The plan of a run: which photo belongs to which shard. Written once, never changed."""
+"""The plan of a run: which photo belongs to which shard. A photo keeps its place for ever; new ones come after it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.files import read_table, write_parquet
@@ -13,9 +18,10 @@ from s3pot_batch.manifests.schema import PLAN
 
 @dataclass(frozen=True)
 class PlannedItem:
-    """One photo: its manifest row, where it is, and its place in shards and Zarr arrays."""
+    """One photo: where it is, and its place in shards and Zarr arrays."""
 
     index: int
+    """Its number in the plan."""
     image_id: str
     image: str
     bbox: tuple[float, ...] | None
@@ -25,51 +31,89 @@ class PlannedItem:
     """Its first Zarr row."""
     problem: str | None = None
     """``KIND: reason`` of a row that cannot be worked on."""
+    wanted: bool | None = True
+    """Whether the manifest lists it still."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All photos of a run, in shards of ``shard_size`` photos; each photo owns ``max_faces`` Zarr rows.
+    """All photos that a run has had, in shards of up to ``shard_size``; each photo owns ``max_faces`` Zarr rows.
 
     The photos stay an Arrow table: of a million, only those of a shard that is asked for become objects.
     """
 
     table: pa.Table
-    """Of schema ``PLAN``."""
+    """Of schema ``PLAN``, by shard."""
     shard_size: int
     max_faces: int
     manifest_digest: str
 
     @property
     def photos(self) -> int:
-        """How many photos there are."""
-        return int(self.table.num_rows)
+        """How many photos the manifest lists."""
+        return int(self._wanted.sum())
 
     @property
     def shards(self) -> int:
-        """How many shards there are; the last one may be smaller."""
-        return -(-self.photos // self.shard_size)
+        """How many shards there are; some may not be full."""
+        return len(self._starts) - 1
 
     @property
     def rows(self) -> int:
         """How many Zarr rows there are."""
-        return self.photos * self.max_faces
+        return int(self.table["row"][-1].as_py()) + self.max_faces if self.table.num_rows else 0
 
     def shard(self, number: int) -> tuple[PlannedItem, ...]:
-        """The photos of one shard, in order."""
+        """The photos of one shard, in order, whether or not the manifest lists them still."""
         return tuple(_item(row) for row in self._slice(number).to_pylist())
+
+    def item(self, index: int) -> PlannedItem:
+        """The photo of that number."""
+        return _item(self.table.slice(index, 1).to_pylist()[0])
 
     def shard_photos(self, number: int) -> int:
         """How many photos a shard has."""
-        return min(self.shard_size, self.photos - number * self.shard_size)
+        return int(self._starts[number + 1] - self._starts[number])
 
     def image_ids(self, number: int) -> list[str]:
         """The image ids of one shard, in order."""
         ids: list[str] = self._slice(number)["image_id"].to_pylist()
         return ids
 
+    def wanted(self, number: int) -> NDArray[np.bool_]:
+        """Which photos of a shard the manifest lists still."""
+        return self._wanted[self._starts[number] : self._starts[number + 1]]
+
+    @property
+    def wanted_shards(self) -> list[int]:
+        """The shards that hold a photo of the manifest."""
+        if self._wanted.all():
+            return list(range(self.shards))
+        return [int(shard) for shard in np.unique(self._shard_of[self._wanted])]
+
+    def numbers(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+        """The photos' numbers in the plan, by id; −1 for one that is not planned."""
+        found = pc.index_in(pa.array(image_ids, pa.string()), value_set=self.table["image_id"].combine_chunks())
+        return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+
     def _slice(self, number: int) -> pa.Table:
-        return self.table.slice(number * self.shard_size, self.shard_size)
+        return self.table.slice(int(self._starts[number]), self.shard_photos(number))
+
+    @cached_property
+    def _shard_of(self) -> NDArray[np.int64]:
+        return np.asarray(self.table["shard"].to_numpy(), np.int64)
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """The first number of every shard, and the number of photos."""
+        shards = int(self._shard_of[-1]) + 1 if len(self._shard_of) else 0
+        return np.asarray(np.searchsorted(self._shard_of, np.arange(shards + 1)), np.int64)
+
+    @cached_property
+    def _wanted(self) -> NDArray[np.bool_]:
+        if "wanted" not in self.table.column_names:  # of an earlier version
+            return np.ones(self.table.num_rows, bool)
+        return np.asarray(self.table["wanted"].fill_null(pa.scalar(value=True)).to_numpy(), bool)
 
 
 def _item(row: dict[str, object]) -> PlannedItem:
@@ -79,51 +123,99 @@ def _item(row: dict[str, object]) -> PlannedItem:
 
 def make_plan(manifest: Manifest, *, shard_size: int, max_faces: int) -> Plan:
     """Put ``shard_size`` consecutive photos into each shard."""
-    numbers = range(len(manifest.images))
-    columns = (
-        numbers, manifest.image_ids, manifest.images, manifest.bboxes, manifest.landmarks, manifest.problems,
-        [number // shard_size for number in numbers], [number * max_faces for number in numbers],
-    )  # fmt: skip
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, PLAN, strict=True)]
-    return Plan(pa.Table.from_arrays(arrays, schema=PLAN), shard_size, max_faces, manifest.digest)
+    table = _appended(manifest, range(len(manifest.images)), shard_size, max_faces, first=0, shard=0)
+    return Plan(table, shard_size, max_faces, manifest.digest)
 
 
-def settle_plan(manifest: Manifest, run: Path, *, shard_size: int, max_faces: int) -> Plan:
-    """The run's plan: the one that is there, if it is of the same photos, else a new one, written down.
+@dataclass(frozen=True)
+class Settled:
+    """A run's plan for a manifest, and which of its shards hold photos whose box or landmarks have changed."""
+
+    plan: Plan
+    stale: frozenset[int] = frozenset()
+
+
+def settled(manifest: Manifest, run: Path, *, shard_size: int, max_faces: int) -> Settled:
+    """The run's plan for these photos; nothing is written.
+
+    A run that has a plan goes on with it: photos are known by their ids and keep their places, new ones are put into
+    new shards, and what the manifest lists no more stays where it is, unwanted.
 
     Raises:
-        ManifestError: the run folder holds the plan of other photos or of another ``max_faces``.
+        ManifestError: the run folder holds the plan of wholly other photos, or of another ``max_faces``.
     """
     if not (run / "plan.parquet").exists():
-        plan = make_plan(manifest, shard_size=shard_size, max_faces=max_faces)
-        write_plan(plan, run)
-        return plan
+        return Settled(make_plan(manifest, shard_size=shard_size, max_faces=max_faces))
     plan = read_plan(run)
-    if plan.manifest_digest != manifest.digest:
-        raise ManifestError(
-            f"{run} was planned for other photos than {manifest.path} lists ({_change(plan, manifest)}); "
-            "use another --run"
-        )
     if plan.max_faces != max_faces:
         raise ManifestError(
             f"{run} was planned with faces.max_faces = {plan.max_faces}, not {max_faces}; use another --run"
         )
+    if plan.manifest_digest == manifest.digest:
+        return Settled(plan)
+    numbers = plan.numbers(manifest.image_ids)
+    if (numbers < 0).all():
+        raise ManifestError(
+            f"{run} was planned for other photos: it knows none of the {len(numbers)} that {manifest.path} lists, such "
+            f"as {manifest.image_ids[0]}; use another --run"
+        )
+    return _grown(plan, manifest, numbers)
+
+
+def settle_plan(manifest: Manifest, run: Path, *, shard_size: int, max_faces: int) -> Plan:
+    """:func:`settled`, and written down.
+
+    Raises:
+        ManifestError: see there.
+    """
+    plan = settled(manifest, run, shard_size=shard_size, max_faces=max_faces).plan
+    write_plan(plan, run)
     return plan
 
 
-def _change(plan: Plan, manifest: Manifest) -> str:
-    if plan.photos != len(manifest.images):
-        return f"{plan.photos} photos, not {len(manifest.images)}"
-    listed = {
-        "image": manifest.images, "image_id": manifest.image_ids, "bbox": manifest.bboxes,
-        "landmarks": manifest.landmarks, "problem": manifest.problems,
+def _grown(plan: Plan, manifest: Manifest, numbers: NDArray[np.int64]) -> Settled:
+    """The plan with the manifest's photos wanted, and no others."""
+    rows, stale = plan.table.to_pylist(), set[int]()
+    for row in rows:
+        row["wanted"] = False
+    for at, number in enumerate(numbers.tolist()):
+        if number < 0:
+            continue
+        known, listed = rows[number], _listed(manifest, at)
+        before = _item(known)
+        same = all(getattr(before, name) == value for name, value in listed.items() if name != "image")
+        if not same or Path(before.image).name != Path(manifest.images[at]).name:
+            stale.add(before.shard)
+        known.update(listed, wanted=True)
+    table = pa.Table.from_pylist(rows, PLAN)
+    new = [at for at, number in enumerate(numbers.tolist()) if number < 0]
+    if new:
+        more = _appended(manifest, new, plan.shard_size, plan.max_faces, first=len(rows), shard=plan.shards)
+        table = pa.concat_tables([table, more])
+    return Settled(replace(plan, table=table.combine_chunks(), manifest_digest=manifest.digest), frozenset(stale))
+
+
+def _listed(manifest: Manifest, at: int) -> dict[str, object]:
+    """What a manifest's row says of a photo."""
+    return {
+        "image": manifest.images[at], "bbox": manifest.bboxes[at], "landmarks": manifest.landmarks[at],
+        "problem": manifest.problems[at],
     }  # fmt: skip
-    for row, planned in enumerate(plan.table.to_pylist()):
-        item = _item(planned)
-        for name, values in listed.items():
-            if getattr(item, name) != values[row]:
-                return f"row {row}, column {name}: {getattr(item, name)}, not {values[row]}"
-    return "its plan.parquet was changed by hand"
+
+
+def _appended(
+    manifest: Manifest, rows: Sequence[int], shard_size: int, max_faces: int, *, first: int, shard: int
+) -> pa.Table:
+    """Some rows of a manifest as photos number ``first`` and following, in shards that begin with ``shard``."""
+    shards = [shard + n // shard_size for n in range(len(rows))]
+    slots = [(shard * shard_size + n) * max_faces for n in range(len(rows))]
+    columns = {
+        "index": range(first, first + len(rows)), "image_id": [manifest.image_ids[row] for row in rows],
+        "image": [manifest.images[row] for row in rows], "bbox": [manifest.bboxes[row] for row in rows],
+        "landmarks": [manifest.landmarks[row] for row in rows], "problem": [manifest.problems[row] for row in rows],
+        "shard": shards, "row": slots, "wanted": [True] * len(rows),
+    }  # fmt: skip
+    return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in PLAN], schema=PLAN)
 
 
 def write_plan(plan: Plan, run: Path) -> None:

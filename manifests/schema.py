@@ -77,6 +77,7 @@ PLAN = pa.schema(
         ("problem", pa.string()),
         ("shard", pa.int32()),
         ("row", pa.int64()),
+        ("wanted", pa.bool_()),
     ]
 )
 """``plan.parquet``: which photo is worked on in which shard, and its first Zarr row."""

@@ -11,15 +11,17 @@ from pathlib import Path
 from s3pot_batch.manifests.answer import ANSWER, assemble_segments
 from s3pot_batch.manifests.answer import STAGE as ANSWERING
 from s3pot_batch.manifests.manifest import Manifest, read_manifest
-from s3pot_batch.manifests.plan import Plan, make_plan, settle_plan
+from s3pot_batch.manifests.outcomes import items_path
+from s3pot_batch.manifests.plan import Plan, settled, write_plan
 from s3pot_batch.pipeline import config as configuration
 from s3pot_batch.pipeline.config import Config
 from s3pot_batch.pipeline.devices import Place, cpu_cores, placement, visible_gpus
+from s3pot_batch.pipeline.lock import locked
 from s3pot_batch.pipeline.options import Options
 from s3pot_batch.pipeline.progress import progress
 from s3pot_batch.pipeline.report.summary import Failure, Summary, summarise
 from s3pot_batch.pipeline.runner import Runner, run_serial
-from s3pot_batch.stages.base import ShardReport, ShardTask, Stage, run_task
+from s3pot_batch.stages.base import STAGES, ShardReport, ShardTask, Stage, run_task
 from s3pot_batch.stages.errors import ConfigError
 
 
@@ -33,6 +35,8 @@ class Job:
     manifest: Manifest
     plan: Plan
     target: str
+    stale: frozenset[int] = frozenset()
+    """Shards with photos of which the manifest now says something else."""
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -42,7 +46,7 @@ class Job:
     def pending(self, stage: Stage) -> list[int]:
         """The shards of a stage that are not done with these settings."""
         made = self.config.fingerprint(stage.name)
-        shards = range(self.plan.shards if stage.scope == "shard" else 1)
+        shards = self.plan.wanted_shards if stage.scope == "shard" else [0]
         return [shard for shard in shards if not stage.is_done(self.run, shard, made)]
 
     def preview(self) -> dict[str, object]:
@@ -53,7 +57,7 @@ class Job:
             "run": str(self.run),
             "profile": self.config.profile.name,
             "photos": self.plan.photos,
-            "shards": self.plan.shards,
+            "shards": len(self.plan.wanted_shards),
             "shards to do": pending,
             "workers": self.options.scheduler or len(places),
             "fingerprints": {stage.name: self.config.fingerprint(stage.name) for stage in self.stages},
@@ -115,17 +119,26 @@ def open_job(options: Options, target: str) -> Job:
         resolved = resolved.with_checkpoint(options.checkpoint or trained)
     manifest = read_manifest(options.manifest, options.limit)
     sizes = {"shard_size": options.shard_size, "max_faces": resolved.settings.faces.max_faces}
-    written = (run / "plan.parquet").exists()
-    plan = settle_plan(manifest, run, **sizes) if written else make_plan(manifest, **sizes)
+    found = settled(manifest, run, **sizes)
     configuration.check_run(resolved, run, [stage.name for stage in stages])
-    return Job(options, run, resolved, manifest, plan, target)
+    return Job(options, run, resolved, manifest, found.plan, target, found.stale)
 
 
 def work(job: Job) -> Summary:
-    """Do all stages of a job where they lack, and write the answer if it is of the last stage."""
-    started = time.monotonic()
+    """Do all stages of a job where they lack, and write the answer if it is of the last stage.
+
+    Raises:
+        ConfigError: another command works in the run folder.
+    """
     for note in job.manifest.notes:
         sys.stderr.write(f"Note: {note}\n")
+    job.run.mkdir(parents=True, exist_ok=True)
+    with locked(job.run):
+        return _work(job)
+
+
+def _work(job: Job) -> Summary:
+    started = time.monotonic()
     _settle(job)
     reports: list[ShardReport] = []
     lacking: set[int] = set()
@@ -158,8 +171,10 @@ def _summary_of_run(job: Job, target: Stage, reports: Sequence[ShardReport], sec
 
 def _settle(job: Job) -> None:
     """Write down the plan and the settings: from here on the run folder is bound to them."""
-    job.run.mkdir(parents=True, exist_ok=True)
-    settle_plan(job.manifest, job.run, shard_size=job.plan.shard_size, max_faces=job.plan.max_faces)
+    for shard in job.stale:
+        for stage in STAGES:
+            items_path(job.run, stage.name, shard).unlink(missing_ok=True)
+    write_plan(job.plan, job.run)
     configuration.write_run(job.config, job.run, [stage.name for stage in job.stages])
 
 

@@ -71,7 +71,7 @@ def run_status(run: Path) -> RunStatus:
 
 
 def _stage_status(run: Path, plan: Plan, stage: str) -> StageStatus:
-    found = [shard_statuses(run, stage, shard) for shard in range(plan.shards)]
+    found = [shard_statuses(run, stage, shard, plan.wanted(shard)) for shard in plan.wanted_shards]
     done = [statuses for statuses in found if statuses is not None]
     tally = sum((Counter(statuses) for statuses in done), Counter[str]())
-    return StageStatus(stage, len(done), plan.shards, *(tally[status] for status in STATUSES))
+    return StageStatus(stage, len(done), len(found), *(tally[status] for status in STATUSES))

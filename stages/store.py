@@ -53,8 +53,10 @@ def create(path: Path, plan: Plan, arrays: Mapping[str, ArraySpec]) -> None:
         shape = spec.shape(plan.rows)
         if name in group:
             there = array_of(group, name).shape
-            if there != shape:
+            if there[1:] != shape[1:]:
                 raise ShardError(f"{path}/{name} is {there}, not {shape}; use another --run")
+            if there[0] < shape[0]:  # photos were added
+                array_of(group, name).resize(shape)
             continue
         group.create_array(
             name, shape=shape, dtype=spec.dtype, chunks=spec.shape(1),
@@ -115,6 +117,6 @@ def read_row(path: Path, row: int, *names: str) -> tuple[NDArray[Any], ...]:
 def filled_rows(run: Path, plan: Plan, stage: str = "references") -> list[int]:
     """The Zarr rows that hold a face, in order, from the shards' outcomes."""
     return [
-        face.row for shard in range(plan.shards) for outcome in read_outcomes(run, stage, shard)
+        face.row for shard in plan.wanted_shards for outcome in read_outcomes(run, stage, shard)
         for face in outcome.faces
     ]  # fmt: skip

@@ -2,7 +2,9 @@
 
 import functools
 import inspect
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +17,7 @@ from s3pot_batch.stages.errors import S3potError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-SOME_FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
-WRONG_PATHS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
-"""What says that a path was given that cannot be written: a file for a folder, a folder for a file."""
+SOME_FAILED, USAGE_ERROR, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 
 Given = TypeVar("Given", bound="DataclassInstance")
 Own = ParamSpec("Own")
@@ -61,10 +61,19 @@ def takes(
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """One line for what the user can mend (exit 2), and one for Ctrl-C (exit 130)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be of any alphabet
     try:
         yield
-    except (S3potError, ManifestError, *WRONG_PATHS) as error:
+    except BrokenPipeError:  # such as head, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
+    except (S3potError, ManifestError, OSError) as error:  # OSError: no space, no permission, a file for a folder
         sys.stderr.write(f"Error: {' '.join(str(error).split())}\n")
+        sys.exit(USAGE_ERROR)
+    except MemoryError:
+        sys.stderr.write("Error: not enough memory; use fewer --workers, or a smaller --shard-size\n")
         sys.exit(USAGE_ERROR)
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted; run the same command again to go on.\n")

@@ -117,7 +117,7 @@ def baseline_answers(run: Path, methods: Mapping[str, Baseline]) -> dict[str, di
     """Every baseline's answer for every photo of a run that has a face, by row number."""
     plan = read_plan(run)
     answers: dict[str, dict[int, Answer]] = {name: {} for name in methods}
-    for shard in range(plan.shards):
+    for shard in plan.wanted_shards:
         for outcome in read_outcomes(run, "references", shard):
             faces = list(_faces(run, outcome))
             if faces:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 import pyarrow.parquet as pq
 
 from s3pot_batch.manifests.answer import ANSWER
+from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.files import replacing
 from s3pot_batch.manifests.plan import PlannedItem, read_plan
 from s3pot_batch.pipeline.naming import file_names
@@ -94,18 +95,21 @@ def export(run: Path, name: str, out: Path | None = None) -> Exported:
 
 
 def read_answers(run: Path, *columns: str) -> Iterator[tuple[PlannedItem, str, dict[str, Any]]]:
-    """Every planned photo, in order, its file's name without a suffix, and the named columns of its row.
+    """Every photo of the answer, in order, its file's name without a suffix, and the named columns of its row.
 
     Raises:
-        ManifestError: there is no plan.
-        ValueError: the answer has more or fewer rows than the plan.
+        ManifestError: there is no plan, or the answer is of other photos.
     """
     plan = read_plan(run)
-    items = (item for shard in range(plan.shards) for item in plan.shard(shard))
-    names = file_names(plan.table["image_id"].to_pylist())
     with pq.ParquetFile(run / ANSWER) as answer:
+        ids = answer.read(columns=["image_id"])["image_id"].to_pylist()
+        names, numbers = file_names(ids), plan.numbers(ids).tolist()
+        if -1 in numbers:
+            raise ManifestError(f"{run / ANSWER}: {ids[numbers.index(-1)]} is no photo of this run; segment it again")
         batches = answer.iter_batches(batch_size=ROWS, columns=list(columns))
-        yield from zip(items, names, (row for batch in batches for row in batch.to_pylist()), strict=True)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for number, name, row in zip(numbers, names, rows, strict=True):
+            yield plan.item(number), name, row
 
 
 def written(item: PlannedItem, path: Path, save: Callable[[Path], object]) -> Written:

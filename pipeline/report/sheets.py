@@ -52,7 +52,7 @@ def contact_sheet(run: Path, out: Path, limit: int = 12) -> Path:
 
 def segmented_faces(run: Path) -> Iterator[tuple[int, str]]:
     """Zarr row and caption of every segmented face, in order."""
-    for shard in range(read_plan(run).shards):
+    for shard in read_plan(run).wanted_shards:
         if not items_path(run, "segments", shard).exists():
             continue
         for outcome in read_outcomes(run, "segments", shard):

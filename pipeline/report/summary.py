@@ -3,11 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from s3pot_batch.manifests.outcomes import items_path, shard_statuses
 from s3pot_batch.manifests.plan import Plan
@@ -69,20 +72,23 @@ def summarise(
     reasons = {report.shard: report.error for report in reports if report.error}
     tally: Counter[str] = Counter()
     failures: list[Failure] = []
-    for shard in range(plan.shards):
-        statuses = shard_statuses(run, stage, shard)
+    for shard in plan.wanted_shards:
+        wanted = plan.wanted(shard)
+        statuses = shard_statuses(run, stage, shard, wanted)
         if statuses is None:
             kind, _, reason = reasons.get(shard, "ShardError: its shard was not finished; run again").partition(": ")
-            failures += [Failure(image_id, kind, reason) for image_id in plan.image_ids(shard)]
-            tally["failed"] += plan.shard_photos(shard)
+            ids = compress(plan.image_ids(shard), wanted)
+            failures += [Failure(image_id, kind, reason) for image_id in ids]
+            tally["failed"] += int(wanted.sum())
         else:
             tally.update(statuses)
-            failures += _failures(run, stage, shard) if statuses.get("failed") else ()
+            failures += _failures(run, stage, shard, wanted) if statuses.get("failed") else ()
     ok, no_face, failed = (tally[status] for status in STATUSES)
     return Summary(stage, plan.photos, ok, no_face, failed, tuple(failures), seconds, tuple(files))
 
 
-def _failures(run: Path, stage: str, shard: int) -> Iterator[Failure]:
-    columns = ["image_id", "error_type", "error"]
-    failed = pq.read_table(items_path(run, stage, shard), columns=columns, filters=pc.field("status") == "failed")
-    yield from (Failure(**row) for row in failed.to_pylist())
+def _failures(run: Path, stage: str, shard: int, wanted: NDArray[np.bool_]) -> Iterator[Failure]:
+    table = pq.read_table(items_path(run, stage, shard), columns=["image_id", "status", "error_type", "error"])
+    for row in table.filter(pa.array(wanted)).to_pylist():
+        if row.pop("status") == "failed":
+            yield Failure(**row)

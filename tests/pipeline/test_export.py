@@ -26,7 +26,8 @@ def answered(run, masks):
               for n, name in enumerate(masks)]  # fmt: skip
     write_plan(Plan(pa.Table.from_pylist(photos, PLAN), 2, 1, ""), run)
     rows = [None if mask is None else encode_rle(mask) for mask in masks.values()]
-    write_parquet(pa.table({"occlusion": pa.array(rows, RLE)}), run / "segments.parquet")
+    answer = pa.table({"image_id": list(masks), "occlusion": pa.array(rows, RLE)})
+    write_parquet(answer, run / "segments.parquet")
     return run
 
 
@@ -128,9 +129,9 @@ def test_more_rows_than_are_read_at_once_keep_their_photos(tmp_path):
 
 
 def test_an_answer_of_other_photos_is_refused(run, tmp_path):
-    answered(tmp_path / "other", {"a": None})
+    answered(tmp_path / "other", {"z": None})
     (tmp_path / "other" / "segments.parquet").replace(run / "segments.parquet")
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ManifestError, match="z is no photo of this run"):
         export(run, "png")
 
 

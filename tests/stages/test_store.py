@@ -75,8 +75,20 @@ def test_a_store_that_is_there_keeps_what_it_holds(path):
 
 
 def test_another_shape_is_refused(path):
-    with pytest.raises(ShardError, match=r"x\.zarr/picture is \(15, 4, 4, 3\), not \(18, 4, 4, 3\); use another --run"):
-        store.create(path, plan_of(6), ARRAYS)
+    larger = {"picture": ArraySpec("uint8", 5, "a picture", 3)}
+    with pytest.raises(ShardError, match=r"x\.zarr/picture is \(15, 4, 4, 3\), not \(15, 5, 5, 3\); use another --run"):
+        store.create(path, plan_of(5), larger)
+
+
+def test_more_photos_get_rows_and_the_others_keep_theirs(path):
+    store.write_rows(path, ARRAYS, range(6), {4: value(2)})
+    store.create(path, plan_of(7), ARRAYS)
+    store.write_rows(path, ARRAYS, range(12, 18), {12: value(3)})
+    kept, new = store.read_rows(path, "picture", [4, 12])
+    assert (kept == value(2)["picture"]).all()
+    assert (new == value(3)["picture"]).all()
+    store.create(path, plan_of(5), ARRAYS)
+    assert (store.read_rows(path, "picture", [12])[0] == new).all(), "a shorter manifest takes nothing away"
 
 
 def test_what_is_no_array_is_named(tmp_path):

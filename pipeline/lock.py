@@ -1,0 +1,48 @@
+"""One command at a time in a run folder."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from s3pot_batch.stages.errors import ConfigError
+
+NAME = ".lock"
+"""The operating system holds the lock for as long as its process lives, so a dead one's is free at once."""
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run folder, which has to be there.
+
+    Raises:
+        ConfigError: another command holds it; the text says which.
+    """
+    lock, holder = FileLock(run / NAME), run / f"{NAME}.holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"{run} is in use by {_told(holder)}; wait for it, or use another --run") from error
+    try:
+        command = " ".join(sys.argv[:6])
+        facts = {"process": os.getpid(), "host": platform.node(), "command": command, "since": time.time()}
+        holder.write_text(json.dumps(facts), encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _told(holder: Path) -> str:
+    try:
+        facts = json.loads(holder.read_text(encoding="utf-8"))
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts["since"]))
+        return f"process {facts['process']} on {facts['host']} since {since} ({facts['command']})"
+    except (OSError, ValueError, KeyError):
+        return "another command"
