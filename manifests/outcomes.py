@@ -1,5 +1,6 @@
 """Outcomes: what came of each photo in each stage, a Parquet file per finished shard."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,9 +13,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from s3pot_batch.manifests.errors import ManifestError
-from s3pot_batch.manifests.files import read_table, unreadable, write_parquet
+from s3pot_batch.manifests.files import read_table, write_parquet
 from s3pot_batch.manifests.schema import ITEM_SCHEMA, STATUSES
 
+Checksums = dict[int, dict[str, str]]
+"""A hash of every array's values by Zarr row."""
 Rle = Mapping[str, Any]
 """A mask as COCO run-length encoding: ``size`` (height, width) and ``counts``."""
 
@@ -57,6 +60,12 @@ class Outcome:
     predicted_iou: float | None = None
     faces_left_out: int | None = None
     """Faces found beyond ``faces.max_faces``; nothing was done with them."""
+    file_size: int | None = None
+    """Bytes of the photo's file, where it was read."""
+    file_time: int | None = None
+    """When a local file was changed last, in nanoseconds."""
+    content: str | None = None
+    """SHA-256 (hex) of what was read."""
     seconds: float = 0.0
 
     @property
@@ -76,8 +85,18 @@ def items_path(run: Path, stage: str, shard: int) -> Path:
     return run / "items" / stage / f"{shard:05d}.parquet"
 
 
-def write_outcomes(run: Path, stage: str, shard: int, outcomes: Sequence[Outcome], fingerprint: str) -> None:
+def write_outcomes(
+    run: Path, stage: str, shard: int, outcomes: Sequence[Outcome], fingerprint: str, checksums: Checksums | None = None
+) -> None:
     """Write a finished shard's outcomes; this file is the shard's completion marker and is written last.
+
+    Args:
+        run: the run folder.
+        stage: whose outcomes they are.
+        shard: its number.
+        outcomes: one per photo, in order.
+        fingerprint: of what decided them.
+        checksums: of what the stage wrote to its arrays.
 
     Raises:
         ValueError: a status is none of ``STATUSES``.
@@ -86,7 +105,17 @@ def write_outcomes(run: Path, stage: str, shard: int, outcomes: Sequence[Outcome
         if outcome.status not in STATUSES:
             raise ValueError(f"{stage}, shard {shard}, photo {outcome.image_id}: unknown status {outcome.status!r}")
     table = pa.Table.from_pylist([asdict(outcome) for outcome in outcomes], schema=ITEM_SCHEMA)
-    write_parquet(table, items_path(run, stage, shard), {"fingerprint": fingerprint, "stage": stage})
+    facts = {"fingerprint": fingerprint, "stage": stage, "checksums": json.dumps(checksums or {})}
+    write_parquet(table, items_path(run, stage, shard), facts)
+
+
+def read_checksums(run: Path, stage: str, shard: int) -> Checksums:
+    """What a finished shard's rows were when they were written; empty where nobody knows."""
+    path = items_path(run, stage, shard)
+    if not path.exists():
+        return {}
+    found = json.loads((pq.read_schema(path).metadata or {}).get(b"checksums", b"{}"))
+    return {int(row): sums for row, sums in found.items()}
 
 
 def read_outcomes(run: Path, stage: str, shard: int) -> tuple[Outcome, ...]:
@@ -111,18 +140,19 @@ def _with_tuples(face: dict[str, Any]) -> dict[str, Any]:
 
 
 def shard_is_done(run: Path, stage: str, shard: int, fingerprint: str) -> bool:
-    """Whether the shard was finished with this fingerprint.
+    """Whether the shard was finished with this fingerprint; one whose file is damaged was not.
 
     Raises:
-        ManifestError: it was finished with another one, or its file is damaged.
+        ManifestError: it was finished with another one.
     """
     path = items_path(run, stage, shard)
     if not path.exists():
         return False
     try:
-        found = (pq.read_schema(path).metadata or {}).get(b"fingerprint", b"").decode()
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
+        with pq.ParquetFile(path) as file:
+            found = (file.schema_arrow.metadata or {}).get(b"fingerprint", b"").decode()
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        return False
     if found != fingerprint:
         raise ManifestError(
             f"{path} was made with other settings ({found[:12]} ≠ {fingerprint[:12]}); use another --run"

@@ -133,6 +133,8 @@ class Settled:
 
     plan: Plan
     stale: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
 
 
 def settled(manifest: Manifest, run: Path, *, shard_size: int, max_faces: int) -> Settled:
@@ -146,7 +148,13 @@ def settled(manifest: Manifest, run: Path, *, shard_size: int, max_faces: int) -
     """
     if not (run / "plan.parquet").exists():
         return Settled(make_plan(manifest, shard_size=shard_size, max_faces=max_faces))
-    plan = read_plan(run)
+    try:
+        plan = read_plan(run)
+    except ManifestError:
+        plan = make_plan(manifest, shard_size=shard_size, max_faces=max_faces)
+        stale = frozenset(n for n in range(plan.shards) if not _fits(run, n, plan.image_ids(n)))
+        note = f"{run / 'plan.parquet'} is damaged and is made anew; {len(stale)} shards are done again"
+        return Settled(plan, stale, (note,))
     if plan.max_faces != max_faces:
         raise ManifestError(
             f"{run} was planned with faces.max_faces = {plan.max_faces}, not {max_faces}; use another --run"
@@ -160,6 +168,15 @@ def settled(manifest: Manifest, run: Path, *, shard_size: int, max_faces: int) -
             f"as {manifest.image_ids[0]}; use another --run"
         )
     return _grown(plan, manifest, numbers)
+
+
+def _fits(run: Path, shard: int, image_ids: Sequence[str]) -> bool:
+    """Whether what stages have made of a shard, if anything, is of these photos."""
+    try:
+        tables = [read_table(path) for path in (run / "items").glob(f"*/{shard:05d}.parquet")]
+    except ManifestError:
+        return False
+    return all(table["image_id"].to_pylist() == list(image_ids) for table in tables)
 
 
 def settle_plan(manifest: Manifest, run: Path, *, shard_size: int, max_faces: int) -> Plan:

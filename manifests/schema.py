@@ -40,6 +40,9 @@ ITEM_SCHEMA = pa.schema(
         ("occlusion_ratio", pa.float64()),
         ("predicted_iou", pa.float64()),
         ("faces_left_out", pa.int32()),
+        ("file_size", pa.int64()),
+        ("file_time", pa.int64()),
+        ("content", pa.string()),
         ("seconds", pa.float64()),
     ]
 )

@@ -14,6 +14,7 @@ from s3pot_batch.manifests.manifest import Manifest, read_manifest
 from s3pot_batch.manifests.outcomes import items_path
 from s3pot_batch.manifests.plan import Plan, settled, write_plan
 from s3pot_batch.pipeline import config as configuration
+from s3pot_batch.pipeline.changes import changed_shards
 from s3pot_batch.pipeline.config import Config
 from s3pot_batch.pipeline.devices import Place, cpu_cores, placement, visible_gpus
 from s3pot_batch.pipeline.lock import locked
@@ -36,7 +37,9 @@ class Job:
     plan: Plan
     target: str
     stale: frozenset[int] = frozenset()
-    """Shards with photos of which the manifest now says something else."""
+    """Shards with photos that have changed, of which the manifest now says something else, or that may come through."""
+    notes: tuple[str, ...] = ()
+    """What the user should know before the work begins."""
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -47,7 +50,7 @@ class Job:
         """The shards of a stage that are not done with these settings."""
         made = self.config.fingerprint(stage.name)
         shards = self.plan.wanted_shards if stage.scope == "shard" else [0]
-        return [shard for shard in shards if not stage.is_done(self.run, shard, made)]
+        return [shard for shard in shards if shard in self.stale or not stage.is_done(self.run, shard, made)]
 
     def preview(self) -> dict[str, object]:
         """What ``--dry-run`` says: what would be done where; nothing is written."""
@@ -121,7 +124,8 @@ def open_job(options: Options, target: str) -> Job:
     sizes = {"shard_size": options.shard_size, "max_faces": resolved.settings.faces.max_faces}
     found = settled(manifest, run, **sizes)
     configuration.check_run(resolved, run, [stage.name for stage in stages])
-    return Job(options, run, resolved, manifest, found.plan, target, found.stale)
+    stale = found.stale | changed_shards(run, found.plan, retry_failed=options.retry_failed)
+    return Job(options, run, resolved, manifest, found.plan, target, stale, (*manifest.notes, *found.notes))
 
 
 def work(job: Job) -> Summary:
@@ -130,7 +134,7 @@ def work(job: Job) -> Summary:
     Raises:
         ConfigError: another command works in the run folder.
     """
-    for note in job.manifest.notes:
+    for note in job.notes:
         sys.stderr.write(f"Note: {note}\n")
     job.run.mkdir(parents=True, exist_ok=True)
     with locked(job.run):
@@ -143,10 +147,16 @@ def _work(job: Job) -> Summary:
     reports: list[ShardReport] = []
     lacking: set[int] = set()
     pending = {stage.name: job.pending(stage) for stage in job.stages}
+    for name, shards in pending.items():
+        for path in (items_path(job.run, name, shard) for shard in shards):
+            if path.exists():
+                sys.stderr.write(f"Note: {path} is damaged; its shard is done again\n")
     with _runner(job.options, max(map(len, pending.values()))) as (run, device):
         for stage in job.stages:
             shards = [shard for shard in pending[stage.name] if shard not in lacking or stage.scope == "run"]
             made = _run_stage(job, stage, shards, run, device)
+            if any(report.damaged for report in made):
+                made = _mended(job, stage, made, run, device)
             lacking |= {report.shard for report in made if report.error}  # left out of the stages that come after
             reports += made
     target = job.stages[-1]
@@ -192,6 +202,19 @@ def _run_stage(job: Job, stage: Stage, shards: Sequence[int], run: Runner, devic
         sizes = {0: job.config.settings.training.epochs}
     with progress(stage.name, sizes, stage.unit) as on_report:
         return run(run_task, tasks, context, on_report)
+
+
+def _mended(job: Job, stage: Stage, reports: Sequence[ShardReport], run: Runner, device: str) -> list[ShardReport]:
+    """Make anew what earlier stages had written and what is damaged by now, and then what could not be made of it."""
+    damaged = sorted({report.damaged for report in reports if report.damaged})
+    for name, shard in damaged:
+        sys.stderr.write(f"Note: {name}, shard {shard}: what was written is damaged; it is done again\n")
+        items_path(job.run, name, shard).unlink(missing_ok=True)
+    for earlier in job.stages[: job.stages.index(stage)]:
+        _run_stage(job, earlier, [shard for name, shard in damaged if name == earlier.name], run, device)
+    broken = [report.shard for report in reports if report.damaged]
+    made = _run_stage(job, stage, broken, run, device)
+    return [report for report in reports if not report.damaged] + made
 
 
 @contextmanager

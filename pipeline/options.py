@@ -33,6 +33,9 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Faces at on
 Checkpoint = Annotated[
     Path | None, typer.Option("--checkpoint", help="A trained adapter; default: the run's own, else the profile's.")
 ]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Also work on all photos again that have failed, whatever the reason.")
+]
 PerImage = Annotated[bool, typer.Option("--per-image", help="Fit the adapter to each face by itself.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
@@ -54,6 +57,7 @@ class Options:
     shard_size: ShardSize = 16
     batch_size: BatchSize = 8
     checkpoint: Checkpoint = None
+    retry_failed: RetryFailed = False
     per_image: PerImage = False
 
 

@@ -22,6 +22,8 @@ from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageConte
 from s3pot_batch.stages.errors import ConfigError, ShardError
 
 CONNECT_SECONDS = 30
+FAILURES = 6
+"""Workers that a shard may kill, before it is given up; a photo that kills them is left out after two."""
 LOCAL_CPU = (Place("cpu"), Place("cpu"))
 
 
@@ -127,6 +129,7 @@ def _local_cluster(places: Sequence[Place]) -> SpecCluster:
     threads = dict(places[0].environment).get("OMP_NUM_THREADS", "1")
     # Thread counts are read when a library loads, which is before a worker's own environment applies. The whole table
     # is replaced: Dask's own also holds MALLOC_TRIM_THRESHOLD_, with which glibc maps and unmaps larger tensors.
+    dask.config.set({"distributed.scheduler.allowed-failures": FAILURES})
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     dask.config.set({"distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads)})
     # Logs are silenced because a worker's death ends in a report, and its shut-down interests nobody.

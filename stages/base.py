@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from s3pot_batch.manifests.outcomes import Outcome, shard_is_done, write_outcomes
+from s3pot_batch.manifests.outcomes import Checksums, Outcome, shard_is_done, write_outcomes
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.manifests.schema import STATUSES
 from s3pot_batch.stages.errors import RetryableError
@@ -79,6 +79,8 @@ class ShardReport:
     """True when a finished shard with the same fingerprint was found and nothing was done."""
     error: str | None = None
     """One line when the whole shard failed (see :class:`s3pot_batch.stages.errors.ShardError`)."""
+    damaged: tuple[str, int] | None = None
+    """Stage and shard whose data has to be made again first."""
 
 
 RunShard = Callable[[ShardTask, StageContext], ShardReport]
@@ -198,13 +200,14 @@ def run_task(task: ShardTask, context: StageContext) -> ShardReport:
         result: ShardResult = work(task.items, context)
     except OutOfMemoryError as error:
         raise RetryableError(f"out of memory with {context.faces_at_once} faces at once") from error
+    checksums: Checksums = {}
     if stage.store:
         from s3pot_batch.stages import store
 
         max_faces = context.settings.faces.max_faces
         rows = range(task.items[0].row, task.items[0].row + len(task.items) * max_faces)
-        store.write_rows(task.run / stage.store, stage.module.arrays(context), rows, result.arrays)
-    write_outcomes(task.run, stage.name, task.shard, result.outcomes, context.fingerprint)
+        checksums = store.write_rows(task.run / stage.store, stage.module.arrays(context), rows, result.arrays)
+    write_outcomes(task.run, stage.name, task.shard, result.outcomes, context.fingerprint, checksums)
     ok, no_face, failed = (sum(one.status == status for one in result.outcomes) for status in STATUSES)
     return ShardReport(stage.name, task.shard, len(result.outcomes), ok, no_face, failed, time.perf_counter() - started)
 

@@ -19,3 +19,11 @@ class RetryableError(S3potError):
 
 class ShardError(S3potError):
     """A whole shard cannot be processed. Handled by the scheduler: other shards go on, exit code 1."""
+
+
+class DamagedData(ShardError):
+    """What an earlier stage wrote for a shard is not there any more as it was. Handled by the job: it is done again."""
+
+    def __init__(self, stage: str, shard: int, reason: str) -> None:
+        super().__init__(reason)
+        self.stage, self.shard = stage, shard

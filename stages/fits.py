@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from s3pot_batch.manifests.files import replacing
 from s3pot_batch.manifests.outcomes import Outcome, read_outcomes
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.stages.base import ShardResult, StageContext
-from s3pot_batch.stages.errors import ShardError
+from s3pot_batch.stages.errors import DamagedData, ShardError
 from s3pot_batch.stages.method.learning import fit_face
 from s3pot_batch.stages.method.network import S3POT
 from s3pot_batch.stages.tokens import CachedPairs
@@ -53,7 +54,11 @@ def load_fits(run: Path, shard: int) -> dict[int, dict[str, Tensor]]:
     if not path.exists():
         raise ShardError(f"{path} is missing; run: s3pot-batch train --per-image")
     states: dict[int, dict[str, Tensor]] = {}
-    for key, value in load_file(path).items():
+    try:
+        found = load_file(path)
+    except SafetensorError as error:
+        raise DamagedData("fits", shard, f"{path}: cannot be read ({error})") from error
+    for key, value in found.items():
         row, name = key.split("/")
         states.setdefault(int(row), {})[name] = value
     return states

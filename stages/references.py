@@ -1,5 +1,6 @@
 """Stage one: photos in, aligned faces with their parse map and occlusion-free reference out."""
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,20 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s3pot_batch.manifests.hints import outside
-from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome
+from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome, items_path
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.stages import store
+from s3pot_batch.stages.attempts import Attempts
 from s3pot_batch.stages.base import ShardResult, StageContext
-from s3pot_batch.stages.errors import ItemError
-from s3pot_batch.stages.images import Photo, read_photo
+from s3pot_batch.stages.errors import ConfigError, ItemError, RetryableError, ShardError
+from s3pot_batch.stages.images import Photo, decode_photo
 from s3pot_batch.stages.method.alignment import Alignment, NotAFace
 from s3pot_batch.stages.method.faces import Hint, ParsedFace
 from s3pot_batch.stages.method.pairs import Pair
 from s3pot_batch.stages.method.stage_one import ReferencedFace, StageOne
 from s3pot_batch.stages.models.registry import taxonomy_of
+from s3pot_batch.stages.reading import read_bytes
 from s3pot_batch.stages.store import ArraySpec
 
 STORE = "references.zarr"
+KILLS = "the process that worked on it died, twice; look at the photo, then --retry-failed"
 
 
 class BadLandmarks(ItemError):
@@ -60,21 +64,54 @@ def arrays(context: StageContext) -> dict[str, ArraySpec]:
 def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
     """Find, align and parse the faces of a shard's photos, and generate their references."""
     stage_one = StageOne(context.models, context.settings)
-    outcomes: list[Outcome] = []
+    attempts = Attempts(items_path(context.run, "references", items[0].shard).with_suffix(".trying"))
+    outcomes: dict[int, Outcome] = {}
     found: list[_Found] = []
     for item in items:
-        outcome, faces = _find(item, stage_one)
-        outcomes.append(outcome)
+        if attempts.hopeless(item.index):
+            outcomes[item.index] = Outcome(item.index, item.image_id, "failed", "KilledWorker", KILLS)
+            continue
+        attempts.begin(item.index)
+        outcomes[item.index], faces = _find(item, stage_one)
         found += [_Found(item, slot, face) for slot, face in enumerate(faces)]
     values: dict[int, Mapping[str, NDArray[np.generic]]] = {}
     described: dict[int, list[FaceOutcome]] = {}
     for start in range(0, len(found), context.faces_at_once):
         group = found[start : start + context.faces_at_once]
-        names = [(one.item.image_id, one.slot) for one in group]
-        for one, face in zip(group, stage_one.refer([one.face for one in group], names), strict=True):
+        attempts.begin(group[0].item.index)
+        for one, face in zip(group, _referred(group, stage_one), strict=True):
+            if isinstance(face, Exception):
+                outcomes[one.item.index] = _failed(outcomes[one.item.index], face)
+                continue
             values[one.row] = _arrays(face)
             described.setdefault(one.item.index, []).append(_described(one.row, face))
-    return ShardResult([replace(one, faces=tuple(described.get(one.index, ()))) for one in outcomes], values)
+    attempts.end()
+    return ShardResult(
+        [replace(one, faces=tuple(described.get(index, ()))) if one.status == "ok" else one
+         for index, one in outcomes.items()], values,
+    )  # fmt: skip
+
+
+def _referred(group: Sequence[_Found], stage_one: StageOne) -> list[ReferencedFace | Exception]:
+    """The references of some faces; one that cannot be made costs no other."""
+    try:
+        return list(stage_one.refer([one.face for one in group], [(one.item.image_id, one.slot) for one in group]))
+    except Exception as error:
+        if not _of_a_photo(error):
+            raise
+        return [error] if len(group) == 1 else [face for one in group for face in _referred([one], stage_one)]
+
+
+def _of_a_photo(error: Exception) -> bool:
+    """Whether an error may come from what a photo shows, and not from the device or the settings."""
+    from torch import AcceleratorError, OutOfMemoryError
+
+    return not isinstance(error, OutOfMemoryError | AcceleratorError | ConfigError | RetryableError | ShardError)
+
+
+def _failed(outcome: Outcome, error: Exception) -> Outcome:
+    reason = " ".join(str(error).split())[:500] or "no reason given"
+    return replace(outcome, status="failed", error_type=type(error).__name__, error=reason, faces=())
 
 
 def _find(item: PlannedItem, stage_one: StageOne) -> tuple[Outcome, list[ParsedFace]]:
@@ -85,15 +122,30 @@ def _find(item: PlannedItem, stage_one: StageOne) -> tuple[Outcome, list[ParsedF
         return Outcome(item.index, item.image_id, "failed", kind, reason), []
     outcome, faces = Outcome(item.index, item.image_id, "no_face"), list[ParsedFace]()
     try:
-        photo = read_photo(item.image, stage_one.settings.faces)
+        content = read_bytes(item.image, stage_one.settings.faces)
+        outcome = replace(
+            outcome, file_size=len(content), file_time=_changed(item.image), content=hashlib.sha256(content).hexdigest()
+        )
+        photo = decode_photo(content, item.image, stage_one.settings.faces.max_pixels)
+        del content
         outcome = replace(outcome, height=photo.shape[0], width=photo.shape[1])
         faces = _faces_of(item, photo, stage_one)
-    except ItemError as error:
-        outcome = replace(outcome, status="failed", error_type=type(error).__name__, error=str(error))
+    except Exception as error:
+        if not _of_a_photo(error):
+            raise
+        outcome = _failed(outcome, error)
     most = stage_one.settings.faces.max_faces
     if faces:
         outcome = replace(outcome, status="ok", faces_left_out=max(len(faces) - most, 0))
     return replace(outcome, seconds=time.perf_counter() - started), faces[:most]
+
+
+def _changed(location: str) -> int | None:
+    """When a local photo was changed last, in nanoseconds."""
+    try:
+        return Path(location).stat().st_mtime_ns
+    except (OSError, ValueError):
+        return None
 
 
 def _faces_of(item: PlannedItem, photo: Photo, stage_one: StageOne) -> list[ParsedFace]:

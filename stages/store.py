@@ -3,20 +3,24 @@
 Tasks that share a Zarr shard corrupt it silently (zarr-python #3682); here the two boundaries are the same.
 """
 
+import hashlib
+import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import zarr
 import zarr.errors
 from numpy.typing import NDArray
 
-from s3pot_batch.manifests.outcomes import read_outcomes
+from s3pot_batch.manifests.files import sync
+from s3pot_batch.manifests.outcomes import Checksums, items_path, read_checksums, read_outcomes
 from s3pot_batch.manifests.plan import Plan
-from s3pot_batch.stages.errors import ShardError
+from s3pot_batch.stages.errors import DamagedData, ShardError
 
 ENCODING: dict[str, Any] = {"encoding": "s3pot-batch", "version": 1}
 
@@ -39,6 +43,8 @@ class ArraySpec:
 def create(path: Path, plan: Plan, arrays: Mapping[str, ArraySpec]) -> None:
     """Create a store's arrays, empty, unless they are there; empty face slots take no space on disk.
 
+    An array whose metadata is damaged gets it anew; its data is looked at row by row when it is read.
+
     Args:
         path: the store's folder.
         plan: photos and shards.
@@ -47,7 +53,10 @@ def create(path: Path, plan: Plan, arrays: Mapping[str, ArraySpec]) -> None:
     Raises:
         ShardError: the arrays that are there have another shape.
     """
-    group = zarr.open_group(path, mode="a", zarr_format=3)
+    for folder in (path, *(path / name for name in arrays)):
+        if not _opens(folder):
+            (folder / "zarr.json").unlink()
+    group = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
     group.attrs.update({**ENCODING, "shard_photos": plan.shard_size, "faces_per_photo": plan.max_faces})
     for name, spec in arrays.items():
         shape = spec.shape(plan.rows)
@@ -69,6 +78,17 @@ def create(path: Path, plan: Plan, arrays: Mapping[str, ArraySpec]) -> None:
         zarr.consolidate_metadata(group.store)
 
 
+def _opens(folder: Path) -> bool:
+    """Whether a group or an array can be opened; one that is not there yet counts as well."""
+    if not (folder / "zarr.json").exists():
+        return True
+    try:
+        zarr.open(folder, mode="r", zarr_format=3)
+    except Exception:  # noqa: BLE001 — half a JSON file, one with other keys, one of zeros: each raises something else
+        return False
+    return True
+
+
 def array_of(group: zarr.Group, name: str) -> "zarr.Array[Any]":
     """The array ``name`` of a store.
 
@@ -83,25 +103,41 @@ def array_of(group: zarr.Group, name: str) -> "zarr.Array[Any]":
 
 def write_rows(
     path: Path, arrays: Mapping[str, ArraySpec], rows: range, values: Mapping[int, Mapping[str, NDArray[np.generic]]]
-) -> None:
-    """Write whole Zarr shards.
+) -> Checksums:
+    """Write whole Zarr shards, down to the disk.
 
     Args:
         path: the store's folder.
         arrays: what is in it.
         rows: all rows of a shard's photos.
         values: what goes where, by row and array; the other rows stay empty.
+
+    Returns:
+        What :func:`read_row` holds the filled rows against.
     """
     group = zarr.open_group(path, mode="r+")
+    sums: Checksums = {row: {} for row in values}
     for name, spec in arrays.items():
         whole = np.zeros(spec.shape(len(rows)), spec.dtype)
         for row, named in values.items():
             whole[row - rows.start] = named[name]
-        array_of(group, name)[rows.start : rows.stop] = whole
+            sums[row][name] = checksum(whole[row - rows.start])
+        array = array_of(group, name)
+        files = path / name / "c" / str(rows.start // (array.shards or (1,))[0])
+        shutil.rmtree(files, ignore_errors=True)  # Zarr would read what is there first, and may find it damaged
+        array[rows.start : rows.stop] = whole
+        for file in files.rglob("*"):
+            sync(file)
+    return sums
+
+
+def checksum(values: NDArray[np.generic]) -> str:
+    """A hash of an array's values."""
+    return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=8).hexdigest()
 
 
 def read_rows(path: Path, name: str, rows: slice | list[int]) -> NDArray[np.generic]:
-    """Rows of one array of a store as NumPy."""
+    """Rows of one array of a store as NumPy, as they are."""
     array = array_of(zarr.open_group(path, mode="r"), name)
     if isinstance(rows, slice):
         return np.asarray(array[rows])
@@ -109,9 +145,38 @@ def read_rows(path: Path, name: str, rows: slice | list[int]) -> NDArray[np.gene
 
 
 def read_row(path: Path, row: int, *names: str) -> tuple[NDArray[Any], ...]:
-    """One row of several arrays of a store."""
-    group = zarr.open_group(path, mode="r")
-    return tuple(np.asarray(array_of(group, name)[row]) for name in names)
+    """One row of several arrays of a run's store ``STAGE.zarr``.
+
+    Raises:
+        DamagedData: it is not what was written there. Zarr gives zeros for a file that is gone.
+    """
+    shard = 0
+    try:
+        group = zarr.open_group(path, mode="r")
+        per_shard = cast("int", group.attrs["shard_photos"]) * cast("int", group.attrs["faces_per_photo"])
+        shard = row // per_shard
+        values = tuple(np.asarray(array_of(group, name)[row]) for name in names)
+    except (MemoryError, ShardError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DamagedData(path.stem, shard, f"{path}: row {row} cannot be read ({reason})") from error
+    written = _checksums(path.parent, path.stem, shard).get(row, {})
+    for name, found in zip(names, values, strict=True):
+        if name in written and checksum(found) != written[name]:
+            raise DamagedData(path.stem, shard, f"{path}/{name}: row {row} is not what was written there")
+    return values
+
+
+def _checksums(run: Path, stage: str, shard: int) -> Checksums:
+    path = items_path(run, stage, shard)
+    return _remembered(run, stage, shard, path.stat().st_mtime_ns) if path.exists() else {}
+
+
+@lru_cache(maxsize=64)
+def _remembered(run: Path, stage: str, shard: int, changed: int) -> Checksums:
+    del changed  # a part of the key
+    return read_checksums(run, stage, shard)
 
 
 def filled_rows(run: Path, plan: Plan, stage: str = "references") -> list[int]:

@@ -12,7 +12,7 @@ from s3pot_batch.manifests.answer import assemble_segments
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.manifest import read_manifest
 from s3pot_batch.manifests.outcomes import Outcome, items_path, write_outcomes
-from s3pot_batch.manifests.plan import Plan, make_plan
+from s3pot_batch.manifests.plan import Plan, make_plan, settle_plan
 from s3pot_batch.manifests.schema import SEGMENTS
 from tests.manifests.tables import FACE, finish, manifest_file
 
@@ -78,7 +78,7 @@ def test_a_shard_that_never_ran_says_so(tmp_path: Path) -> None:
     assert lost["faces"] == []
 
 
-@pytest.mark.parametrize("wrong", ["settings", "order", "photos", "number", "damage"])
+@pytest.mark.parametrize("wrong", ["settings", "order", "photos", "number"])
 def test_items_of_something_else_never_reach_the_answer(tmp_path: Path, wrong: str) -> None:
     path, plan = planned(tmp_path, image=["a", "b"])
     rows = [Outcome(n, name, "ok") for n, name in enumerate(["a", "b"])]
@@ -88,11 +88,31 @@ def test_items_of_something_else_never_reach_the_answer(tmp_path: Path, wrong: s
         "number": rows[:1],
     }.get(wrong, rows)
     write_outcomes(tmp_path, "segments", 0, changed, "g" if wrong == "settings" else "f")
-    if wrong == "damage":
-        items_path(tmp_path, "segments", 0).write_bytes(b"PAR1")
     with pytest.raises(ManifestError, match=r"00000\.parquet"):
         assemble_segments(read_manifest(path), plan, tmp_path, "f")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.parquet", "items"]
+
+
+def test_damaged_items_are_of_no_shard(tmp_path: Path) -> None:
+    path, plan = planned(tmp_path, image=["a", "b", "c"])
+    for shard in (0, 1):
+        finish(tmp_path, plan, shard, ["ok"] * plan.shard_photos(shard))
+    items_path(tmp_path, "segments", 0).write_bytes(b"PAR1")
+    assert assemble_segments(read_manifest(path), plan, tmp_path, "f") == {"ok": 1, "no_face": 0, "failed": 2}
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [3, 0], [2, 5, 0, 4, 1]])
+def test_the_answer_follows_the_manifest_and_not_the_plan(tmp_path: Path, order: list[int]) -> None:
+    names = ["a", "b", "c", "d", "e", "f"]
+    settle_plan(read_manifest(manifest_file(tmp_path, image=names[:5])), tmp_path, shard_size=2, max_faces=3)
+    manifest = read_manifest(manifest_file(tmp_path, image=[names[n] for n in order]))
+    plan = settle_plan(manifest, tmp_path, shard_size=2, max_faces=3)
+    for shard in range(plan.shards):
+        outcomes = [Outcome(one.index, one.image_id, "ok", height=ord(one.image_id)) for one in plan.shard(shard)]
+        write_outcomes(tmp_path, "segments", shard, outcomes, "f")
+    assemble_segments(manifest, plan, tmp_path, "f")
+    rows = pq.read_table(tmp_path / "segments.parquet").to_pylist()
+    assert [(row["image_id"], row["height"]) for row in rows] == [(names[n], ord(names[n])) for n in order]
 
 
 def test_a_plan_of_fewer_photos_loses_no_row_in_silence(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.manifest import Manifest, read_manifest
 from s3pot_batch.manifests.plan import Plan, make_plan, read_plan, settle_plan, settled, write_plan
-from tests.manifests.tables import manifest_file
+from tests.manifests.tables import finish, manifest_file
 
 FACE = [40.0, 50, 80, 52, 60, 75, 45, 95, 75, 96]
 
@@ -93,6 +93,17 @@ def test_a_dataset_that_moved_is_the_same(tmp_path: Path) -> None:
     assert found.plan.item(0).image == str(tmp_path.resolve() / "there" / "a.jpg")
     other = settled(listing(tmp_path / "there", "a", "c", **ids), tmp_path, shard_size=2, max_faces=1)
     assert other.stale == {0}, "another file has the id"
+
+
+def test_a_damaged_plan_is_made_anew_and_what_fits_it_stays(tmp_path: Path) -> None:
+    plan = settle_plan(listing(tmp_path, "a", "b", "c"), tmp_path, shard_size=1, max_faces=1)
+    for shard in range(3):
+        finish(tmp_path, plan, shard, ["ok"])
+    (tmp_path / "plan.parquet").write_bytes(b"PAR1")
+    found = settled(listing(tmp_path, "a", "x", "c"), tmp_path, shard_size=1, max_faces=1)
+    assert found.stale == {1}
+    assert "damaged and is made anew; 1 shards are done again" in found.notes[0]
+    assert places(found.plan) == {"a": (0, 0), "x": (1, 1), "c": (2, 2)}
 
 
 def test_wholly_other_photos_need_another_run(tmp_path: Path) -> None:

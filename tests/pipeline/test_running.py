@@ -133,7 +133,12 @@ class TestDask(RunnerContract):
             counted = [report.items for report in told if report.error == worker]
             assert sorted(counted) == list(range(1, len(counted) + 1))
 
-    def test_a_shard_that_kills_its_worker_ends_as_a_report(self, tmp_path):
+    def test_a_photo_that_kills_its_worker_costs_its_neighbours_nothing(self, tmp_path):
+        [report] = self.run(toy_stage.dies_at_the_second_photo, tasks(tmp_path, 1), CONTEXT, lambda _: None)
+        assert (report.error, report.items) == (None, 3)
+
+    def test_a_shard_that_kills_its_worker_ends_as_a_report(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("s3pot_batch.pipeline.scheduling.FAILURES", 1)
         reports = self.run(toy_stage.second_kills_its_worker, tasks(tmp_path, 4), CONTEXT, lambda _: None)
         assert [report.ok for report in reports] == [2, 0, 2, 2]
         assert reports[1].error.startswith("KilledWorker: ")

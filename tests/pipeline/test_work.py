@@ -1,6 +1,7 @@
 """Commands that work, in this process, with the embedded models: what they write, how they end, how they go on."""
 
 import json
+import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from s3pot_batch.manifests.manifest import read_manifest
 from s3pot_batch.pipeline import scheduling
 from s3pot_batch.pipeline.cli import app
 from s3pot_batch.pipeline.job import Tasks, open_job, work
+from s3pot_batch.pipeline.lock import locked
 from s3pot_batch.pipeline.options import Options
 from s3pot_batch.pipeline.runner import run_serial
 from s3pot_batch.stages.base import run_task, stage_named
@@ -157,6 +159,76 @@ def test_a_run_folder_keeps_to_what_it_was_made_with(photos, segmented, options,
     assert done.stderr.endswith("; use another --run\n")
     assert len(done.stderr.strip().splitlines()) == 1
     assert times(segmented) == before
+
+
+def test_a_run_grows_shrinks_and_follows_its_manifest(photos, segmented, tmp_path):
+    def list_and_work(*names, options=()):
+        write_parquet(pa.table({"image": [str(photos / name) for name in names]}), tmp_path / "in.parquet")
+        return working("segment", tmp_path, tmp_path / "run", *options)
+
+    assert list_and_work("blank.png", "face.png", options=("--limit", 1)).exit_code == 0
+    assert [row["image"] for row in answer_of(tmp_path / "run")] == [str(photos / "blank.png")]
+    first = times(tmp_path / "run")
+    assert list_and_work("gone.png", "face.png", "blank.png").exit_code == 1
+    assert {name: when for name, when in times(tmp_path / "run").items() if name in first} == first
+    rows, whole = answer_of(tmp_path / "run"), answer_of(segmented)
+    assert [row["status"] for row in rows] == ["failed", "ok", "no_face"]
+    assert rows[1]["face_region"] == whole[0]["face_region"]
+    before = times(tmp_path / "run")
+    assert list_and_work("face.png").exit_code == 0
+    assert times(tmp_path / "run") == before
+    assert [row["status"] for row in answer_of(tmp_path / "run")] == ["ok"]
+    status = json.loads(run("status", "--run", tmp_path / "run", "--json").stdout)
+    assert (status["photos"], status["stages"][0]["ok"]) == (1, 1)
+
+
+def test_what_was_damaged_is_done_again_and_said(photos, segmented, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(segmented, folder)
+    before = times(folder)
+    shutil.rmtree(folder / "references.zarr" / "region" / "c" / "0")
+    (folder / "items" / "segments" / "00000.parquet").write_bytes(b"PAR1")
+    (folder / "items" / "references" / "00001.parquet").write_bytes(b"")
+    (folder / "references.zarr" / "parsing" / "zarr.json").write_text("{")
+    done = working("segment", photos, folder)
+    assert done.exit_code == 1, done.output
+    assert answer_of(folder) == answer_of(segmented)
+    assert "references, shard 0: what was written is damaged; it is done again" in done.stderr
+    assert "references/00001.parquet is damaged" in done.stderr
+    untouched = [name for name in before if name.endswith("00002.parquet")]
+    assert all(times(folder)[name] == before[name] for name in untouched)
+
+
+def test_photos_that_changed_or_came_are_done_again_and_no_others(tmp_path):
+    for name in ("same", "touched", "changed", "text"):
+        Image.fromarray(blank()).save(tmp_path / f"{name}.png")
+    (tmp_path / "text.png").write_text("no photo")
+    names = ["same.png", "touched.png", "changed.png", "gone.png", "text.png"]
+    write_parquet(pa.table({"image": names}), tmp_path / "in.parquet")
+    folder = tmp_path / "run"
+    assert working("references", tmp_path, folder).exit_code == 1
+    before = times(folder)
+    assert working("references", tmp_path, folder).exit_code == 1
+    assert times(folder) == before, "nothing has changed"
+    os.utime(tmp_path / "touched.png", (1, 1))
+    Image.fromarray(blank()[:40]).save(tmp_path / "changed.png")
+    Image.fromarray(blank()).save(tmp_path / "gone.png")
+    assert working("references", tmp_path, folder).exit_code == 1
+    again = sorted(name for name, when in times(folder).items() if before[name] != when)
+    assert again == ["items/references/00002.parquet", "items/references/00003.parquet"]
+    before = times(folder)
+    assert working("references", tmp_path, folder, "--retry-failed").exit_code == 1
+    assert [n for n, when in times(folder).items() if before[n] != when] == ["items/references/00004.parquet"]
+    Image.fromarray(blank()).save(tmp_path / "text.png")
+    assert working("references", tmp_path, folder).exit_code == 0
+
+
+def test_a_second_command_says_who_holds_the_run(photos, segmented):
+    with locked(segmented):
+        done = working("segment", photos, segmented)
+    assert done.exit_code == 2
+    assert f"is in use by process {os.getpid()} on " in done.stderr
+    assert working("segment", photos, segmented).exit_code == 1, "it is free again"
 
 
 LEARNING = "[training]\nepochs = 2\nlearning_rate = 0.001\n"

@@ -6,6 +6,7 @@ import time
 
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.files import replacing
+from s3pot_batch.stages.attempts import Attempts
 from s3pot_batch.stages.base import ShardReport, ShardTask, StageContext
 from s3pot_batch.stages.errors import ConfigError, RetryableError, ShardError
 
@@ -61,6 +62,17 @@ def second_kills_its_worker(task: ShardTask, context: StageContext) -> ShardRepo
     if task.shard == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return report(task)
+
+
+def dies_at_the_second_photo(task: ShardTask, context: StageContext) -> ShardReport:
+    attempts = Attempts(task.run / f"{task.shard}.trying")
+    left = [photo for photo in range(4) if not attempts.hopeless(photo)]
+    for photo in left:
+        attempts.begin(photo)
+        if photo == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+    attempts.end()
+    return report(task, items=len(left))
 
 
 def waits(task: ShardTask, context: StageContext) -> ShardReport:

@@ -3,15 +3,18 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from examples.demo_photos import load_portrait
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.manifest import read_manifest
-from s3pot_batch.manifests.outcomes import read_outcomes
+from s3pot_batch.manifests.outcomes import items_path, read_outcomes
 from s3pot_batch.manifests.plan import make_plan, write_plan
-from s3pot_batch.stages import store
+from s3pot_batch.stages import references, store
+from s3pot_batch.stages.attempts import Attempts
 from s3pot_batch.stages.base import ShardTask, StageContext, run_task
+from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.alignment import Alignment
 from s3pot_batch.stages.models.profiles import EMBEDDED
 from s3pot_batch.stages.references import read_pair
@@ -59,6 +62,53 @@ def test_errors_say_in_one_line_which_photo_and_what_to_do(outcome):
     ):
         assert words in outcomes[number].error
         assert "\n" not in outcomes[number].error
+
+
+def test_a_photo_that_kills_its_process_is_left_out_and_its_neighbours_are_not(tmp_path):
+    for name in ("one", "two"):
+        Image.fromarray(np.full((80, 100, 3), 127, np.uint8)).save(tmp_path / f"{name}.png")
+    write_parquet(pa.table({"image": ["one.png", "two.png"]}), tmp_path / "in.parquet")
+    plan = make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=2, max_faces=1)
+    trying = items_path(tmp_path, "references", 0).with_suffix(".trying")
+    for _ in range(2):
+        Attempts(trying).begin(1)
+    result = references.work(plan.shard(0), StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f"))
+    assert [(one.status, one.error_type) for one in result.outcomes] == [("no_face", None), ("failed", "KilledWorker")]
+    assert "the process that worked on it died" in result.outcomes[1].error
+    assert not trying.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(MemoryError("too much"), "failed"), (IndexError("odd"), "failed"), (ValueError(), "failed")]
+)
+def test_whatever_a_photo_raises_is_its_own(tmp_path, monkeypatch, error, status):
+    def raises(self, photo, hint):
+        if photo[0, 0, 0] == 1:
+            raise error
+        return []
+
+    monkeypatch.setattr("s3pot_batch.stages.method.stage_one.StageOne.find", raises)
+    for value in (0, 1, 2):
+        Image.fromarray(np.full((8, 9, 3), value, np.uint8)).save(tmp_path / f"{value}.png")
+    write_parquet(pa.table({"image": ["0.png", "1.png", "2.png"]}), tmp_path / "in.parquet")
+    plan = make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=3, max_faces=1)
+    result = references.work(plan.shard(0), StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f"))
+    assert [one.status for one in result.outcomes] == ["no_face", status, "no_face"]
+    assert result.outcomes[1].error_type == type(error).__name__
+    assert result.outcomes[1].error
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("device"), ConfigError("a setting")])
+def test_what_is_not_of_a_photo_is_not_blamed_on_it(tmp_path, monkeypatch, error):
+    def raises(self, photo, hint):
+        raise error
+
+    monkeypatch.setattr("s3pot_batch.stages.method.stage_one.StageOne.find", raises)
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "0.png")
+    write_parquet(pa.table({"image": ["0.png"]}), tmp_path / "in.parquet")
+    plan = make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=3, max_faces=1)
+    with pytest.raises(type(error)):
+        references.work(plan.shard(0), StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f"))
 
 
 def test_sizes_are_those_of_photos_that_could_be_read(outcome):

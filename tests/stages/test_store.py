@@ -1,5 +1,8 @@
 """One shard of the plan is one Zarr shard, and its task writes it whole."""
 
+import shutil
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,7 +13,7 @@ from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome, write_outcomes
 from s3pot_batch.manifests.plan import Plan
 from s3pot_batch.manifests.schema import PLAN
 from s3pot_batch.stages import store
-from s3pot_batch.stages.errors import ShardError
+from s3pot_batch.stages.errors import DamagedData, ShardError
 from s3pot_batch.stages.store import ArraySpec
 
 ARRAYS = {
@@ -89,6 +92,62 @@ def test_more_photos_get_rows_and_the_others_keep_theirs(path):
     assert (new == value(3)["picture"]).all()
     store.create(path, plan_of(5), ARRAYS)
     assert (store.read_rows(path, "picture", [12])[0] == new).all(), "a shorter manifest takes nothing away"
+
+
+DAMAGES: dict[str, Any] = {
+    "a shard is gone": lambda store: (store / "picture" / "c" / "0" / "0" / "0" / "0").unlink(),
+    "a shard of zeros": lambda store: overwrite(store / "picture" / "c" / "0" / "0" / "0" / "0", zero),
+    "a shard that is cut off": lambda store: overwrite(store / "picture" / "c" / "0" / "0" / "0" / "0", half),
+    "a shard with another byte": lambda store: overwrite(store / "picture" / "c" / "0" / "0" / "0" / "0", changed_byte),
+    "an array's metadata is gone": lambda store: (store / "picture" / "zarr.json").unlink(),
+    "an array's metadata is cut off": lambda store: overwrite(store / "picture" / "zarr.json", half),
+    "metadata of zeros": lambda store: overwrite(store / "picture" / "zarr.json", zero),
+    "the store is gone": shutil.rmtree,
+    "the store's metadata is cut off": lambda store: overwrite(store / "zarr.json", half),
+}
+
+
+def overwrite(file, change):
+    file.write_bytes(change(file.read_bytes()))
+
+
+def zero(content):
+    return bytes(len(content))
+
+
+def half(content):
+    return content[: len(content) // 2]
+
+
+def changed_byte(content):
+    return content[:9] + bytes([content[9] ^ 0xFF]) + content[10:]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_noticed_and_can_be_mended(tmp_path, damage):
+    path = tmp_path / "x.zarr"
+    store.create(path, plan_of(5), ARRAYS)
+    sums = [store.write_rows(path, ARRAYS, range(first, first + 6), {first: noise(first)}) for first in (0, 6)]
+    for shard in (0, 1):
+        write_outcomes(tmp_path, "x", shard, [Outcome(shard, "p", "ok")], "f", sums[shard])
+    assert (store.read_row(path, 0, "picture")[0] == noise(0)["picture"]).all()
+    DAMAGES[damage](path)
+    if "metadata" in damage and "store" not in damage:  # it is kept in two places
+        assert (store.read_row(path, 0, "picture")[0] == noise(0)["picture"]).all()
+    else:
+        with pytest.raises(DamagedData) as raised:
+            store.read_row(path, 0, "map", "picture")
+        assert (raised.value.stage, raised.value.shard) == ("x", 0)
+    store.create(path, plan_of(5), ARRAYS)
+    store.write_rows(path, ARRAYS, range(6), {0: noise(0)})
+    assert (store.read_row(path, 0, "picture")[0] == noise(0)["picture"]).all()
+    if "store is gone" not in damage:
+        assert (store.read_row(path, 6, "picture")[0] == noise(6)["picture"]).all(), "the other shard is still there"
+
+
+def noise(seed):
+    rng = np.random.default_rng(seed)
+    return {"picture": rng.integers(1, 255, (4, 4, 3)).astype(np.uint8), "map": rng.random((4, 4))}
 
 
 def test_what_is_no_array_is_named(tmp_path):
