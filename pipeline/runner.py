@@ -53,7 +53,7 @@ def attempt(run_shard: RunShard, task: ShardTask, context: StageContext) -> Shar
         return _with_retries(run_shard, task, context)
     except ConfigError:
         raise
-    except (ShardError, RetryableError, ManifestError) as error:
+    except (ShardError, RetryableError, ManifestError, OSError) as error:
         log.error("%s, shard %d: %s", task.stage, task.shard, error)  # noqa: TRY400  (known: no traceback)
         return failure(task, error)
     except Exception as error:  # the boundary: one broken shard must not stop the others

@@ -117,7 +117,8 @@ def open_image(content: bytes, name: str, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=_formats())
     if image.width * image.height > max_pixels:
         raise ImageTooLarge(
-            f"{name}: {image.width}×{image.height} pixels are more than {max_pixels}; raise faces.max_pixels"
+            f"{name}: {image.width}×{image.height} pixels are more than {max_pixels}; raise faces.max_pixels, and "
+            "run with --retry-failed"
         )
     return image
 

@@ -117,7 +117,7 @@ def _check_file(path: Path, location: str, max_bytes: int) -> None:
 
 
 def _too_large(location: str, max_bytes: int) -> FileTooLarge:
-    return FileTooLarge(f"{location}: more than {max_bytes} bytes; raise faces.max_bytes, or make the file smaller")
+    return FileTooLarge(f"{location}: more than {max_bytes} bytes; raise faces.max_bytes, and --retry-failed")
 
 
 def _named(error: Exception, location: str) -> ItemError:

@@ -20,6 +20,10 @@ class Prompting:
     """Marks a setting of ``segments`` that decides the prompts: whatever is made of prompts depends on it."""
 
 
+class Bound:
+    """Marks a limit: it decides which photos are read, and nothing about what is made of those that are."""
+
+
 class Section(BaseModel):
     """One table of the TOML file."""
 
@@ -43,11 +47,11 @@ class FaceSettings(Section):
     """A detection whose parts the parser is less sure of, on the mean, is no face; 0 believes all."""
     frame: Count = 256
     """Side of the square aligned frame, in pixels."""
-    max_pixels: Count = 100_000_000
+    max_pixels: Annotated[Count, Bound] = 100_000_000
     """Photos with more pixels are refused before decoding (decompression bombs)."""
-    max_bytes: Count = 500_000_000
+    max_bytes: Annotated[Count, Bound] = 500_000_000
     """Files with more bytes are refused, before reading where their size is known."""
-    max_seconds: Positive = 60.0
+    max_seconds: Annotated[Positive, Bound] = 60.0
     """A file that takes longer to arrive is given up."""
 
 
@@ -165,15 +169,23 @@ def changed(settings: Settings, changes: dict[str, Any], where: str = "settings"
 
 
 def values_of(settings: Settings, names: tuple[str, ...]) -> dict[str, Any]:
-    """The named settings as JSON types, by section; a name is a section's or a dotted ``section.setting``."""
+    """The named settings as JSON types, by section; a name is a section's, its bounds aside, or ``section.setting``."""
     every, found = settings.model_dump(mode="json"), dict[str, Any]()
     for name in names:
         section, _, key = name.partition(".")
         if key:
             found.setdefault(section, {})[key] = every[section][key]
         else:
-            found[section] = every[section]
+            bounds = _bounds(section)
+            whole = every[section]
+            found[section] = {k: v for k, v in whole.items() if k not in bounds} if bounds else whole
     return found
+
+
+def _bounds(section: str) -> set[str]:
+    kind = Settings.model_fields[section].annotation
+    fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, Section) else {}
+    return {name for name, field in fields.items() if Bound in field.metadata}
 
 
 def _line(error: ValidationError) -> str:

@@ -1,6 +1,8 @@
 """General training: the adapter learns from the pairs of a run, without any occlusion mask."""
 
 import json
+import logging
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,7 @@ from s3pot_batch.stages.settings import TrainingSettings
 from s3pot_batch.stages.tokens import CachedPairs
 
 FOLDER = "checkpoint"
+log = logging.getLogger(__name__)
 OnEpoch = Callable[[int, float], None]
 
 
@@ -31,7 +34,11 @@ def is_done(run: Path, fingerprint: str) -> bool:
     folder = run / FOLDER
     if not (folder / "model.safetensors").exists():
         return False
-    return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("fingerprint") == fingerprint)
+    try:
+        facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return bool(facts["fingerprint"] == fingerprint)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # it was not written by a training, or is damaged
 
 
 def work(task: ShardTask, context: StageContext) -> ShardReport:
@@ -85,7 +92,11 @@ class TrainingState:
         """
         if not self.path.exists():
             return
-        state = torch.load(self.path, weights_only=True, map_location="cpu")
+        try:
+            state = torch.load(self.path, weights_only=True, map_location="cpu")
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            log.warning("%s is damaged (%s); the training starts anew", self.path, error)
+            return
         if state["fingerprint"] != self.fingerprint or not parts.keys() <= state.keys():
             raise ShardError(
                 f"{self.path} was made with other settings, or by another version; "

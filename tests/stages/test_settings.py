@@ -76,6 +76,13 @@ def test_settings_are_frozen_and_cross_a_wire():
     assert hash(settings) == hash(Settings())
 
 
+def test_a_bound_changes_no_result_and_no_fingerprint():
+    wider = changed(Settings(), {"faces": {"max_pixels": 7, "max_bytes": 8, "max_seconds": 9.0}})
+    assert values_of(wider, ("faces",)) == values_of(Settings(), ("faces",))
+    assert values_of(wider, ("faces.max_pixels",)) == {"faces": {"max_pixels": 7}}
+    assert values_of(changed(Settings(), {"faces": {"frame": 64}}), ("faces",)) != values_of(Settings(), ("faces",))
+
+
 def test_values_are_asked_for_by_section_or_by_name():
     settings = changed(Settings(), {"seed": 7})
     found = values_of(settings, ("seed", "segments.target", "segments.reach", "training.tokens"))

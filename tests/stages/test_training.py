@@ -99,6 +99,15 @@ def test_resumed_training_equals_an_uninterrupted_one(segmenter, pairs, tmp_path
         assert torch.equal(value, resumed.adapter.state_dict()[name])
 
 
+def test_a_damaged_state_is_no_start(segmenter, pairs, tmp_path):
+    losses = fit(fresh_network(segmenter), pairs, tmp_path)
+    content = (tmp_path / "training.pt").read_bytes()
+    for damaged in (b"", b"x", content[: len(content) // 2], bytes(len(content))):
+        (tmp_path / "training.pt").write_bytes(damaged)
+        torch.manual_seed(0)
+        assert fit(fresh_network(segmenter), pairs, tmp_path) == losses
+
+
 def test_the_learning_rate_follows_a_cosine_to_zero(network, pairs, tmp_path):
     rates = []
 
@@ -146,6 +155,15 @@ def test_running_again_gives_the_same_adapter(cached_run):
     (folder / "checkpoint" / "training.pt").unlink()
     training.work(task_of("train", context), context)
     assert weights.read_bytes() == first
+
+
+@pytest.mark.parametrize("facts", ["{", "[]", "{}", ""])
+def test_a_checkpoint_of_damaged_facts_is_not_done(cached_run, facts):
+    folder, context = cached_run
+    training.work(task_of("train", context), context)
+    assert training.is_done(folder, context.fingerprint)
+    (folder / "checkpoint" / "config.json").write_text(facts)
+    assert not training.is_done(folder, context.fingerprint)
 
 
 def test_a_run_without_a_usable_face_is_an_error(cached_run):
