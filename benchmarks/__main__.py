@@ -8,11 +8,13 @@ import typer
 from benchmarks.caching import caching
 from benchmarks.matching import matching
 from benchmarks.models import models
+from benchmarks.mutations import mutations
 from benchmarks.planning import planning
 from benchmarks.scheduling import scheduling
 
 BENCHMARKS = {
     "matching": matching, "caching": caching, "planning": planning, "scheduling": scheduling, "models": models,
+    "mutations": mutations,
 }  # fmt: skip
 
 

@@ -4,12 +4,14 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from s3pot_batch.manifests.confine import outside_of
+from s3pot_batch.manifests.embedded import SCHEME as EMBEDDED
 from s3pot_batch.manifests.embedded import embedded_location, is_embedded, read_photo_table
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.hints import box_problem, finite, landmarks_problem
@@ -36,10 +38,13 @@ class Manifest:
     """SHA-256 (hex) of images, ids, boxes, landmarks and problems: another list of photos is another run."""
 
 
-def read_manifest(path: Path, limit: int | None = None) -> Manifest:
-    """Read and check a manifest; ``limit`` keeps its first rows only.
+def read_manifest(path: Path, limit: int | None = None, confine: Collection[str] | None = None) -> Manifest:
+    """Read and check a manifest; what is wrong with a row alone becomes the row's problem.
 
-    What is wrong with a row alone becomes the row's problem.
+    Args:
+        path: the Parquet file.
+        limit: keeps its first rows only.
+        confine: photos have to lie in the manifest's folder, or have URLs of these schemes.
 
     Raises:
         ManifestError: the file or one of its columns cannot be used.
@@ -51,6 +56,11 @@ def read_manifest(path: Path, limit: int | None = None) -> Manifest:
     _check_columns(path, table)
     folder, problems = path.parent.resolve(), Problems(table.num_rows)
     images = _locations(path, table, folder, problems)
+    if confine is not None:
+        for row, location in enumerate(images):
+            reason = None if location.startswith(EMBEDDED) else outside_of(location, folder, confine)
+            if reason:
+                problems.add(row, "OutOfBounds", "image", f"{reason}, and --confine forbids that")
     table = _plain(path, table)
     image_ids = _image_ids(path, table, folder, images)
     if "image_id" not in table.column_names:

@@ -120,7 +120,8 @@ def open_job(options: Options, target: str) -> Job:
     adapts = any("adapter" in stage.parts for stage in stages)
     if options.checkpoint or (adapts and trained.exists()):
         resolved = resolved.with_checkpoint(options.checkpoint or trained)
-    manifest = read_manifest(options.manifest, options.limit)
+    confine = [one.strip() for one in options.schemes.split(",") if one.strip()] if options.confine else None
+    manifest = read_manifest(options.manifest, options.limit, confine)
     sizes = {"shard_size": options.shard_size, "max_faces": resolved.settings.faces.max_faces}
     found = settled(manifest, run, **sizes)
     configuration.check_run(resolved, run, [stage.name for stage in stages])

@@ -36,6 +36,10 @@ Checkpoint = Annotated[
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Also work on all photos again that have failed, whatever the reason.")
 ]
+Confine = Annotated[
+    bool, typer.Option("--confine", help="For other people's manifests: photos in its folder, and some URLs.")
+]
+Schemes = Annotated[str, typer.Option("--schemes", help="URLs that are allowed to a confined manifest.")]
 PerImage = Annotated[bool, typer.Option("--per-image", help="Fit the adapter to each face by itself.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
@@ -58,6 +62,8 @@ class Options:
     batch_size: BatchSize = 8
     checkpoint: Checkpoint = None
     retry_failed: RetryFailed = False
+    confine: Confine = False
+    schemes: Schemes = "https"
     per_image: PerImage = False
 
 

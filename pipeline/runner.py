@@ -7,7 +7,7 @@ from dataclasses import replace
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.pipeline.devices import resolve, settle_threads
 from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageContext
-from s3pot_batch.stages.errors import ConfigError, DamagedData, RetryableError, ShardError
+from s3pot_batch.stages.errors import ConfigError, DamagedData, DeviceLost, RetryableError, ShardError
 
 MAX_TRIES = 4
 
@@ -33,6 +33,7 @@ def run_serial(
 
     Raises:
         ConfigError: from the stage; no shard could do better.
+        DeviceLost: the device of this process fails.
     """
     reports = []
     for task in tasks:
@@ -46,13 +47,19 @@ def attempt(run_shard: RunShard, task: ShardTask, context: StageContext) -> Shar
 
     Raises:
         ConfigError: from the stage; no shard could do better.
+        DeviceLost: this process cannot use its device any more.
     """
     context = replace(context, device=resolve(context.device))
     settle_threads(context.device)
+    from torch import AcceleratorError
+
     try:
         return _with_retries(run_shard, task, context)
     except ConfigError:
         raise
+    except AcceleratorError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DeviceLost(f"the device failed ({reason}); run the same command again to go on") from error
     except (ShardError, RetryableError, ManifestError, OSError) as error:
         log.error("%s, shard %d: %s", task.stage, task.shard, error)  # noqa: TRY400  (known: no traceback)
         return failure(task, error)

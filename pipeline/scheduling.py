@@ -7,6 +7,7 @@ The only module that imports Dask. Tasks with their photos' names, and reports, 
 # (distributed annotates itself in part only)
 
 import logging
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,9 +20,12 @@ from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_comple
 from s3pot_batch.pipeline.devices import Place
 from s3pot_batch.pipeline.runner import OnReport, Runner, attempt, failure
 from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageContext
-from s3pot_batch.stages.errors import ConfigError, ShardError
+from s3pot_batch.stages.errors import ConfigError, DeviceLost, ShardError
 
 CONNECT_SECONDS = 30
+DEVICE_LOST = 75
+"""Exit code of a worker whose device fails."""
+log = logging.getLogger(__name__)
 FAILURES = 6
 """Workers that a shard may kill, before it is given up; a photo that kills them is left out after two."""
 LOCAL_CPU = (Place("cpu"), Place("cpu"))
@@ -68,7 +72,7 @@ def _run(
         threads = sum(client.nthreads().values())
         for number in islice(waiting, max(0, max(1, threads) - len(flying))):
             task = tasks[number]
-            future = client.submit(attempt, run_shard, task, context, pure=False)
+            future = client.submit(attempt_or_leave, run_shard, task, context, pure=False)
             flying[future] = number, task
             queue.add(future)
         future = next(queue)
@@ -76,6 +80,15 @@ def _run(
         done[number] = _outcome(future, task)
         on_report(done[number])
     return [done[number] for number in range(len(tasks))]
+
+
+def attempt_or_leave(run_shard: RunShard, task: ShardTask, context: StageContext) -> ShardReport:
+    """:func:`attempt` in a worker, which ends where its device is lost: its nanny starts another, with a fresh one."""
+    try:
+        return attempt(run_shard, task, context)
+    except DeviceLost as error:
+        log.error("%s, shard %d: %s; this worker ends", task.stage, task.shard, error)  # noqa: TRY400
+        os._exit(DEVICE_LOST)
 
 
 def _outcome(future: Future[ShardReport], task: ShardTask) -> ShardReport:

@@ -17,6 +17,10 @@ class RetryableError(S3potError):
     """A passing failure, such as a device out of memory. Handled by the runner: bounded retries, half the batch."""
 
 
+class DeviceLost(S3potError):
+    """The device fails at everything, as CUDA may. Handled by the scheduler: the process that has it ends."""
+
+
 class ShardError(S3potError):
     """A whole shard cannot be processed. Handled by the scheduler: other shards go on, exit code 1."""
 

@@ -167,6 +167,28 @@ def test_an_answer_is_a_manifest_and_its_columns_are_carried(tmp_path: Path) -> 
     assert manifest.table.column_names == ["image", *(f"input_{name}" for name in names), "image_id"]
 
 
+CONFINED = {
+    "a.jpg": True, "deep/b.jpg": True, "./x/../a.jpg": True, "../a.jpg": False, "/etc/passwd": False, "link.jpg": False,
+    "linked/a.jpg": False, "https://127.0.0.1/a.jpg": False, "https://[::1]/a.jpg": False, "https://10.1.2.3/a": False,
+    "https://169.254.169.254/latest": False, "https://8.8.8.8/a.jpg": True, "http://8.8.8.8/a.jpg": False,
+    "file:///etc/passwd": False, "s3://bucket/a.jpg": True, "simplecache::https://8.8.8.8/a": False,
+    "https://localhost/a.jpg": False, "https://no.such.host.invalid/a": False, "https:///a": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("image", CONFINED)
+def test_other_peoples_manifests_are_confined(tmp_path: Path, image: str) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "link.jpg").symlink_to("/etc/hostname")
+    (folder / "linked").symlink_to(tmp_path)
+    path = manifest_file(folder, image=[image])
+    [problem] = read_manifest(path, confine=("https", "s3")).problems
+    assert (problem is None) == CONFINED[image]
+    assert problem is None or problem.startswith("OutOfBounds: row 0, column image: ")
+    assert read_manifest(path).problems == (None,), "one's own are trusted"
+
+
 @pytest.mark.parametrize("group", [1, 2, 100])
 def test_photos_may_lie_in_the_manifest(tmp_path: Path, group: int) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -16,7 +16,7 @@ from s3pot_batch.pipeline.job import Tasks
 from s3pot_batch.pipeline.runner import Runner, run_serial
 from s3pot_batch.pipeline.scheduling import dask_runner
 from s3pot_batch.stages.base import ShardReport, ShardTask, StageContext, stage_named
-from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.errors import ConfigError, DeviceLost
 from s3pot_batch.stages.models.profiles import PartSpec, Profile
 from s3pot_batch.stages.settings import Settings
 from tests.pipeline import toy_stage
@@ -101,6 +101,10 @@ class RunnerContract:
 class TestSerial(RunnerContract):
     run = staticmethod(run_serial)
 
+    def test_a_lost_device_ends_the_command(self, tmp_path):
+        with pytest.raises(DeviceLost, match="illegal memory access was encountered\\); run the same command again"):
+            self.run(toy_stage.loses_its_device_once, tasks(tmp_path), CONTEXT, lambda _: None)
+
     @pytest.mark.parametrize(
         ("stage", "traced"),
         [(toy_stage.second_fails, False), (toy_stage.second_lacks_a_file, False), (toy_stage.second_breaks, True)],
@@ -132,6 +136,10 @@ class TestDask(RunnerContract):
         for worker in workers:  # what a process has loaded stays: it counts on
             counted = [report.items for report in told if report.error == worker]
             assert sorted(counted) == list(range(1, len(counted) + 1))
+
+    def test_a_worker_whose_device_is_lost_ends_and_another_goes_on(self, tmp_path):
+        reports = self.run(toy_stage.loses_its_device_once, tasks(tmp_path, 4), CONTEXT, lambda _: None)
+        assert [(report.ok, report.error) for report in reports] == [(2, None)] * 4
 
     def test_a_photo_that_kills_its_worker_costs_its_neighbours_nothing(self, tmp_path):
         [report] = self.run(toy_stage.dies_at_the_second_photo, tasks(tmp_path, 1), CONTEXT, lambda _: None)

@@ -75,6 +75,15 @@ def dies_at_the_second_photo(task: ShardTask, context: StageContext) -> ShardRep
     return report(task, items=len(left))
 
 
+def loses_its_device_once(task: ShardTask, context: StageContext) -> ShardReport:
+    import torch
+
+    if task.shard == 1 and not (task.run / "lost").exists():
+        (task.run / "lost").touch()
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore of it")
+    return report(task)
+
+
 def waits(task: ShardTask, context: StageContext) -> ShardReport:
     with replacing(task.run / f"started-{task.shard}") as path:
         path.write_text(repr(signal.pthread_sigmask(signal.SIG_BLOCK, ())))

@@ -1,0 +1,35 @@
+"""Other people's manifests: what their rows may name."""
+
+import ipaddress
+import socket
+from collections.abc import Collection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+
+def outside_of(location: str, folder: Path, schemes: Collection[str]) -> str | None:
+    """Why a photo's location is out of bounds, or ``None``.
+
+    A path has to lie in the folder once all links are followed. A URL has to be of one of the schemes, and its host, if
+    it has one, no address of this machine or of its network.
+
+    Args:
+        location: a path or a URL.
+        folder: the manifest's, resolved.
+        schemes: such as ``https``.
+    """
+    if "://" not in location:
+        inside = Path(location).resolve().is_relative_to(folder)
+        return None if inside else f"{location} leaves the manifest's folder"
+    scheme = location.split("://", 1)[0]
+    if "::" in location or scheme not in schemes:
+        return f"{location} is not of {', '.join(sorted(schemes)) or 'any scheme'}"
+    if scheme not in {"http", "https", "ftp", "sftp"}:
+        return None  # a bucket is no host
+    try:
+        host = urlsplit(location).hostname or ""
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except (OSError, ValueError) as error:
+        return f"{location} has no host that can be found ({error})"
+    local = [one for one in addresses if not ipaddress.ip_address(str(one).split("%")[0]).is_global]
+    return f"{location} is an address of this network ({local[0]})" if local else None
