@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from os import PathLike, fspath
@@ -46,13 +46,13 @@ class FaceAnswer:
     """The parser's mean probability inside M, 0..1."""
     predicted_iou: float
     """The segmenter's own guess of its mask's IoU."""
-    reference: NDArray[np.uint8]
+    reference: NDArray[np.uint8] = field(repr=False)
     """S×S×3 RGB in the aligned frame: the face with nothing in front of it."""
-    contrast: NDArray[np.float32]
+    contrast: NDArray[np.float32] = field(repr=False)
     """S×S in the aligned frame, 1 − cosine of the photo's and the reference's tokens."""
-    aligned: AlignedFace
+    aligned: AlignedFace = field(repr=False)
     """The face in its frame, and the way there and back."""
-    pasted: PastedMask
+    pasted: PastedMask = field(repr=False)
 
     @property
     def region(self) -> NDArray[np.bool_]:

@@ -125,6 +125,6 @@ def _named(error: Exception, location: str) -> ItemError:
     if isinstance(error, ItemError):
         return error
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return MissingFile(f"{location}: no such file; correct the manifest's image column")
+        return MissingFile(f"{location}: no such file; correct its path")
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     return UnreadableFile(f"{location}: cannot be read ({reason})")

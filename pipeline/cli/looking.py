@@ -1,5 +1,6 @@
 """Commands that look into a run folder: status, report, export."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,11 +38,14 @@ def report(
     with clear_errors():
         from s3pot_batch.pipeline.job import run_folder
         from s3pot_batch.pipeline.report.page import write_page
-        from s3pot_batch.pipeline.report.sheets import contact_sheet
+        from s3pot_batch.pipeline.report.sheets import contact_sheet, segmented_faces
         from s3pot_batch.pipeline.status import run_status
 
         folder = run_folder(manifest, run)
         run_status(folder)
+        faces = sum(1 for _ in segmented_faces(folder))
+        if faces > limit:
+            sys.stderr.write(f"Note: the sheet shows {limit} of {faces} faces; --limit {faces} draws all\n")
         drawn = contact_sheet(folder, sheet or folder / "sheet.png", limit)
         page = write_page(folder, drawn)
         show(f"{page}\n{drawn}", {"report": str(page), "sheet": str(drawn)}, as_json=as_json)

@@ -105,7 +105,9 @@ def evaluate(
     answers = {name: read_segments(manifest, run) for name, run in runs.items()}
     table = next(iter(answers.values()))
     if "mask" not in table[0]:
-        raise ConfigError(f"{manifest}: no column mask; evaluation needs a ground truth")
+        raise ConfigError(
+            f"{manifest}: no column mask; evaluation needs a ground truth, which index --masks takes from NAME_mask.png"
+        )
     if group is not None and group not in table[0]:
         raise ConfigError(f"{manifest}: no column {group} to group by; there are {', '.join(table[0])}")
     column, unread = group or "kind", list[str]()

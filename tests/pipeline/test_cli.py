@@ -100,7 +100,7 @@ def test_index_builds_a_manifest(tmp_path):
     [
         (("segment", "--manifest", "nowhere.parquet"), "no such manifest"),
         (("references", "--manifest", "{manifest}", "--profile", "nobody"), "no profile nobody"),
-        (("train", "--manifest", "{manifest}", "--config", "nowhere.toml"), "cannot be read as TOML"),
+        (("train", "--manifest", "{manifest}", "--config", "nowhere.toml"), "nowhere.toml: no such file"),
         (("segment", "--manifest", "{manifest}", "--checkpoint", "nowhere"), "no checkpoint there"),
         (("status", "--run", "nowhere"), "no plan there"),
         (("status",), "which run?"),
