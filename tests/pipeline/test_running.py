@@ -121,9 +121,11 @@ class TestDask(RunnerContract):
     @classmethod
     def _workers(cls):
         """The same two workers for all these tests, as for all stages of a command."""
-        with dask_runner(PLACES) as run:
-            cls.run = staticmethod(run)
-            yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("s3pot_batch.pipeline.scheduling.FAILURES", 2)
+            with dask_runner(PLACES) as run:
+                cls.run = staticmethod(run)
+                yield
 
     def test_all_stages_have_the_same_processes_and_what_these_have_loaded(self, tmp_path):
         told = []
@@ -145,8 +147,7 @@ class TestDask(RunnerContract):
         [report] = self.run(toy_stage.dies_at_the_second_photo, tasks(tmp_path, 1), CONTEXT, lambda _: None)
         assert (report.error, report.items) == (None, 3)
 
-    def test_a_shard_that_kills_its_worker_ends_as_a_report(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("s3pot_batch.pipeline.scheduling.FAILURES", 1)
+    def test_a_shard_that_kills_its_worker_ends_as_a_report(self, tmp_path):
         reports = self.run(toy_stage.second_kills_its_worker, tasks(tmp_path, 4), CONTEXT, lambda _: None)
         assert [report.ok for report in reports] == [2, 0, 2, 2]
         assert reports[1].error.startswith("KilledWorker: ")
