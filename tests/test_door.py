@@ -26,7 +26,7 @@ from tests.portraits import MARKS, blank, occluded, portrait
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # facer wants TorchScript
 
 FRAME = find_profile("embedded").settings.faces.frame
-PER_IMAGE = {"segments": {"per_image": True}, "training": {"epochs": 2, "learning_rate": 1e-3}}
+PER_IMAGE = {"segments": {"per_image": True, "prompt_step": 4}, "training": {"epochs": 2, "learning_rate": 1e-3}}
 """Few steps that are long enough to be seen."""
 
 

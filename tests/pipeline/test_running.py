@@ -127,15 +127,18 @@ class TestDask(RunnerContract):
                 cls.run = staticmethod(run)
                 yield
 
-    def test_all_stages_have_the_same_processes_and_what_these_have_loaded(self, tmp_path):
+    def test_workers_have_their_own_cards_and_keep_what_they_have_loaded(self, tmp_path):
         told = []
-        with dask_runner(PLACES) as run:
+        places = [Place("cuda:0", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "3"))) for card in ("4", "7")]
+        with dask_runner(places) as run:
+            reports = run(toy_stage.tells_environment, tasks(tmp_path, 12), CONTEXT, lambda _: None)
+            assert {report.error for report in reports} == {"4 3 ?", "7 3 ?"}  # and nothing of Dask's own
             for _stage in range(3):
                 told += run(toy_stage.tells_process, tasks(tmp_path, 4), CONTEXT, lambda _: None)
         workers = {report.error for report in told}
         assert len(workers) == 2
         assert str(os.getpid()) not in workers
-        for worker in workers:  # what a process has loaded stays: it counts on
+        for worker in workers:  # what a process has loaded stays, for all stages of a command: it counts on
             counted = [report.items for report in told if report.error == worker]
             assert sorted(counted) == list(range(1, len(counted) + 1))
 
@@ -151,12 +154,6 @@ class TestDask(RunnerContract):
         reports = self.run(toy_stage.second_kills_its_worker, tasks(tmp_path, 4), CONTEXT, lambda _: None)
         assert [report.ok for report in reports] == [2, 0, 2, 2]
         assert reports[1].error.startswith("KilledWorker: ")
-
-    def test_each_worker_has_its_own_card_and_threads(self, tmp_path):
-        places = [Place("cuda:0", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "3"))) for card in ("4", "7")]
-        with dask_runner(places) as run:
-            reports = run(toy_stage.tells_environment, tasks(tmp_path, 12), CONTEXT, lambda _: None)
-        assert {report.error for report in reports} == {"4 3 ?", "7 3 ?"}  # and nothing of Dask's own
 
     def test_an_absent_scheduler_is_a_configuration_error(self, monkeypatch):
         monkeypatch.setattr("s3pot_batch.pipeline.scheduling.CONNECT_SECONDS", 1)

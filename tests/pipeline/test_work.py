@@ -231,13 +231,13 @@ def test_a_second_command_says_who_holds_the_run(photos, segmented):
     assert working("segment", photos, segmented).exit_code == 1, "it is free again"
 
 
-LEARNING = "[training]\nepochs = 2\nlearning_rate = 0.001\n"
+LEARNING = "[segments]\nprompt_step = 4\n[training]\nepochs = 2\nlearning_rate = 0.001\n"
 """Few steps that are long enough to be seen."""
 
 
 def test_per_image_fitting_does_the_stages_that_it_needs(photos, segmented, tmp_path):
     by_file, in_turn = (tmp_path / name / "run" for name in ("file", "turn"))
-    (tmp_path / "with.toml").write_text(LEARNING + "[segments]\nper_image = true\n")
+    (tmp_path / "with.toml").write_text("[segments]\nper_image = true\n" + LEARNING.removeprefix("[segments]\n"))
     (tmp_path / "without.toml").write_text(LEARNING)
     done = working("segment", photos, by_file, "--config", tmp_path / "with.toml", "--json")
     assert done.exit_code == 1  # one photo is not there
