@@ -24,7 +24,7 @@ def mutations() -> None:
             outcomes["read" if photo.dtype == np.uint8 and photo.ndim == 3 else "wrong"] += 1
         except ItemError as error:
             outcomes[type(error).__name__] += 1
-        except BaseException as error:  # noqa: BLE001 — that is what is counted here
+        except Exception as error:  # noqa: BLE001 — that is what is counted here
             escaped[type(error).__name__] += 1
     found = ", ".join(f"{count} {name}" for name, count in outcomes.most_common())
     print(f"mutations, {FILES} files: {found}; {sum(escaped.values())} escaped {dict(escaped) or ''}".rstrip())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from s3pot_batch.manifests.files import write_parquet
-from s3pot_batch.manifests.plan import read_plan, settle_plan
+from s3pot_batch.manifests.plan import Settled, read_plan, write_plan
 from s3pot_batch.pipeline.job import Job, Tasks, open_job
 from s3pot_batch.pipeline.options import Options
 
@@ -56,8 +56,8 @@ def plan(folder: Path, photos: int) -> Planned:
     write_parquet(pa.table({"image": [f"photos/{n:07d}.jpg" for n in range(photos)]}), manifest)
     started = time.process_time()
     job = open_job(Options(manifest, folder / str(photos)), "references")
-    settle_plan(job.manifest, job.run, shard_size=job.plan.shard_size, max_faces=job.plan.max_faces)
-    job = replace(job, plan=read_plan(job.run))
+    write_plan(job.plan, job.run)
+    job = replace(job, settled=Settled(read_plan(job.run), written=True))
     read = time.process_time()
     passes = max(1, LEAST_SHARDS // job.plan.shards)
     sizes = [len(task) for _ in range(passes) for task in pickled(job)]

@@ -14,33 +14,28 @@ SCHEME = "manifest-row:"
 CONVERT = "convert a CSV with: s3pot-batch index"
 
 
-def is_embedded(path: Path) -> bool:
-    """Whether the manifest's photos lie in it."""
+def read_photo_table(path: Path) -> tuple[pa.Table, bool]:
+    """A manifest's table, and whether its photos lie in it: these stay there, and ``image`` is what they are called.
+
+    Raises:
+        ManifestError: it is no Parquet file that can be read.
+    """
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error, CONVERT) from error
     kind = schema.field("image").type if schema.names.count("image") == 1 else pa.null()
-    return bool(pa.types.is_struct(kind) and "bytes" in [field.name for field in kind])
-
-
-def read_photo_table(path: Path) -> pa.Table:
-    """A manifest's table; photos that lie in it stay there, and ``image`` is what they are called.
-
-    Raises:
-        ManifestError: it is no Parquet file that can be read.
-    """
-    if not is_embedded(path):
-        return read_table(path, CONVERT)
+    parts = [field.name for field in kind] if pa.types.is_struct(kind) else []
+    if "bytes" not in parts:
+        return read_table(path, CONVERT), False
     with pq.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        paths = [f"image.{field.name}" for field in file.schema_arrow.field("image").type if field.name == "path"]
-        table = file.read(columns=[*(name for name in names if name != "image"), *paths])
+        paths = ["image.path"] if "path" in parts else []
+        table = file.read(columns=[*(name for name in schema.names if name != "image"), *paths])
         rows = file.metadata.num_rows
     image = table["image"].combine_chunks().field("path") if paths else pa.nulls(rows, pa.string())
     rest = table.drop_columns(["image"]) if paths else table
     named = [name or f"row-{row}" for row, name in enumerate(image.to_pylist())]
-    return rest.add_column(names.index("image"), "image", pa.array(named, pa.string()))
+    return rest.add_column(schema.names.index("image"), "image", pa.array(named, pa.string())), True
 
 
 def embedded_location(path: Path, row: int) -> str:

@@ -1,5 +1,10 @@
 """What is wrong with a manifest or a run folder, in one line that says what to do."""
 
 
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What an error says, in one line of at most so many characters; its kind if it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 class ManifestError(ValueError):
     """A manifest, plan or items file cannot be used; the text names the row and the column."""

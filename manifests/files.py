@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.errors import ManifestError, one_line
 from s3pot_batch.manifests.schema import SCHEMA_VERSION
 
 REDO = "delete it and run the command again"
@@ -30,7 +30,7 @@ def read_table(path: Path, advice: str = REDO) -> pa.Table:
 
 def unreadable(path: Path, error: Exception, advice: str = REDO) -> ManifestError:
     """The error that says that a file is no Parquet file."""
-    return ManifestError(f"{path}: not a Parquet file that can be read ({' '.join(str(error).split())}); {advice}")
+    return ManifestError(f"{path}: not a Parquet file that can be read ({one_line(error)}); {advice}")
 
 
 @contextmanager
@@ -40,7 +40,6 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{uuid.uuid4().hex}.part")  # a long name would grow too long
     try:
         yield temporary
-        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -54,9 +53,10 @@ def sync(path: Path) -> None:
 
 
 def write_parquet(table: pa.Table, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write ``table`` with ``metadata`` and the schema's version, whole or not at all."""
+    """Write ``table`` with ``metadata`` and the schema's version, whole or not at all, down to the disk."""
     with replacing(path) as temporary:
         pq.write_table(table.replace_schema_metadata(file_metadata(table, metadata)), temporary, compression="zstd")
+        sync(temporary)
 
 
 def file_metadata(table: pa.Table, metadata: Mapping[str, str] | None = None) -> dict[bytes, bytes]:

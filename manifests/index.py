@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.errors import ManifestError, one_line
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.photos import is_photo, photos_below, suffixes
 
@@ -135,7 +135,7 @@ def _read_csv(path: Path) -> pa.Table:
     try:
         return pyarrow.csv.read_csv(path, None, pyarrow.csv.ParseOptions(delimiter=delimiter), text)
     except pa.ArrowException as error:
-        raise ManifestError(f"{path}: not a CSV file ({' '.join(str(error).split())})") from error
+        raise ManifestError(f"{path}: not a CSV file ({one_line(error)})") from error
 
 
 def _typed(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -11,8 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from s3pot_batch.manifests.confine import outside_of
-from s3pot_batch.manifests.embedded import SCHEME as EMBEDDED
-from s3pot_batch.manifests.embedded import embedded_location, is_embedded, read_photo_table
+from s3pot_batch.manifests.embedded import embedded_location, read_photo_table
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.hints import box_problem, finite, landmarks_problem
 from s3pot_batch.manifests.schema import SEGMENTS
@@ -51,19 +50,19 @@ def read_manifest(path: Path, limit: int | None = None, confine: Collection[str]
     """
     if not path.is_file():
         raise ManifestError(f"{path}: no such manifest; build one with: s3pot-batch index PHOTOS --out {path}")
-    table = read_photo_table(path)
+    table, embedded = read_photo_table(path)
     table = table.slice(0, limit) if limit is not None else table
     _check_columns(path, table)
-    folder, problems = path.parent.resolve(), Problems(table.num_rows)
-    images = _locations(path, table, folder, problems)
-    if confine is not None:
-        for row, location in enumerate(images):
-            reason = None if location.startswith(EMBEDDED) else outside_of(location, folder, confine)
-            if reason:
-                problems.add(row, "OutOfBounds", "image", f"{reason}, and --confine forbids that")
     table = _plain(path, table)
-    image_ids = _image_ids(path, table, folder, images)
-    if "image_id" not in table.column_names:
+    folder, problems = path.parent.resolve(), Problems(table.num_rows)
+    if embedded:
+        images = tuple(embedded_location(path, row) for row in range(table.num_rows))
+    else:
+        images = _locations(table, folder, problems, confine)
+    if "image_id" in table.column_names:
+        image_ids = _own_ids(path, table)
+    else:
+        image_ids = _derived_ids(folder, table["image"].to_pylist() if embedded else images)
         table = table.append_column("image_id", pa.array(image_ids, pa.string()))
     bboxes, landmarks = (_numbers(path, table, column, problems) for column in (BBOX, LANDMARKS))
     content = repr((images, image_ids, bboxes, landmarks, problems.found)).encode()
@@ -129,22 +128,22 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _locations(path: Path, table: pa.Table, folder: Path, problems: Problems) -> tuple[str, ...]:
+def _locations(table: pa.Table, folder: Path, problems: Problems, confine: Collection[str] | None) -> tuple[str, ...]:
     """Where every row's photo is; "" for a row that names none."""
-    if is_embedded(path):
-        return tuple(embedded_location(path, row) for row in range(table.num_rows))
-    found = []
-    for row, name in enumerate(_plain(path, table)["image"].to_pylist()):
+    found = list[str]()
+    for row, name in enumerate(table["image"].to_pylist()):
         if not name:
             problems.add(row, "MissingFile", "image", "empty; every row needs a photo")
-        found.append(name if not name or "://" in name or Path(name).is_absolute() else str(folder / name))
-    return tuple(name or "" for name in found)
+            found.append("")
+            continue
+        location = name if "://" in name or Path(name).is_absolute() else str(folder / name)
+        if confine is not None and (reason := outside_of(location, folder, confine)):
+            problems.add(row, "OutOfBounds", "image", f"{reason}, and --confine forbids that")
+        found.append(location)
+    return tuple(found)
 
 
-def _image_ids(path: Path, table: pa.Table, folder: Path, images: Sequence[str]) -> tuple[str, ...]:
-    if "image_id" not in table.column_names:
-        names = [name or f"row-{row}" for row, name in enumerate(table["image"].to_pylist())]
-        return _derived_ids(folder, names if is_embedded(path) else images)
+def _own_ids(path: Path, table: pa.Table) -> tuple[str, ...]:
     seen: dict[str, int] = {}
     for row, name in enumerate(table["image_id"].to_pylist()):
         if not name:

@@ -132,6 +132,8 @@ class Settled:
     """A run's plan for a manifest, and which of its shards hold photos whose box or landmarks have changed."""
 
     plan: Plan
+    written: bool = False
+    """Whether it is the one that the run folder holds."""
     stale: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
     """What the user should know."""
@@ -154,13 +156,13 @@ def settled(manifest: Manifest, run: Path, *, shard_size: int, max_faces: int) -
         plan = make_plan(manifest, shard_size=shard_size, max_faces=max_faces)
         stale = frozenset(n for n in range(plan.shards) if not _fits(run, n, plan.image_ids(n)))
         note = f"{run / 'plan.parquet'} is damaged and is made anew; {len(stale)} shards are done again"
-        return Settled(plan, stale, (note,))
+        return Settled(plan, stale=stale, notes=(note,))
     if plan.max_faces != max_faces:
         raise ManifestError(
             f"{run} was planned with faces.max_faces = {plan.max_faces}, not {max_faces}; use another --run"
         )
     if plan.manifest_digest == manifest.digest:
-        return Settled(plan)
+        return Settled(plan, written=True)
     numbers = plan.numbers(manifest.image_ids)
     if (numbers < 0).all():
         raise ManifestError(
@@ -177,17 +179,6 @@ def _fits(run: Path, shard: int, image_ids: Sequence[str]) -> bool:
     except ManifestError:
         return False
     return all(table["image_id"].to_pylist() == list(image_ids) for table in tables)
-
-
-def settle_plan(manifest: Manifest, run: Path, *, shard_size: int, max_faces: int) -> Plan:
-    """:func:`settled`, and written down.
-
-    Raises:
-        ManifestError: see there.
-    """
-    plan = settled(manifest, run, shard_size=shard_size, max_faces=max_faces).plan
-    write_plan(plan, run)
-    return plan
 
 
 def _grown(plan: Plan, manifest: Manifest, numbers: NDArray[np.int64]) -> Settled:
@@ -209,7 +200,8 @@ def _grown(plan: Plan, manifest: Manifest, numbers: NDArray[np.int64]) -> Settle
     if new:
         more = _appended(manifest, new, plan.shard_size, plan.max_faces, first=len(rows), shard=plan.shards)
         table = pa.concat_tables([table, more])
-    return Settled(replace(plan, table=table.combine_chunks(), manifest_digest=manifest.digest), frozenset(stale))
+    grown = replace(plan, table=table.combine_chunks(), manifest_digest=manifest.digest)
+    return Settled(grown, stale=frozenset(stale))
 
 
 def _listed(manifest: Manifest, at: int) -> dict[str, object]:

@@ -12,7 +12,7 @@ from s3pot_batch.manifests.answer import ANSWER, assemble_segments
 from s3pot_batch.manifests.answer import STAGE as ANSWERING
 from s3pot_batch.manifests.manifest import Manifest, read_manifest
 from s3pot_batch.manifests.outcomes import items_path
-from s3pot_batch.manifests.plan import Plan, settled, write_plan
+from s3pot_batch.manifests.plan import Plan, Settled, settled, write_plan
 from s3pot_batch.pipeline import config as configuration
 from s3pot_batch.pipeline.changes import changed_shards
 from s3pot_batch.pipeline.config import Config
@@ -34,12 +34,20 @@ class Job:
     run: Path
     config: Config
     manifest: Manifest
-    plan: Plan
+    settled: Settled
     target: str
-    stale: frozenset[int] = frozenset()
-    """Shards with photos that have changed, of which the manifest now says something else, or that may come through."""
-    notes: tuple[str, ...] = ()
-    """What the user should know before the work begins."""
+    changed: frozenset[int] = frozenset()
+    """Shards with photos that are other ones by now, or that failed and may come through."""
+
+    @property
+    def plan(self) -> Plan:
+        """The run's, for this manifest."""
+        return self.settled.plan
+
+    @property
+    def stale(self) -> frozenset[int]:
+        """Shards that have to be done again, whatever their outcomes say."""
+        return self.settled.stale | self.changed
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -48,9 +56,9 @@ class Job:
 
     def pending(self, stage: Stage) -> list[int]:
         """The shards of a stage that are not done with these settings."""
-        made = self.config.fingerprint(stage.name)
+        made, stale = self.config.fingerprint(stage.name), self.stale
         shards = self.plan.wanted_shards if stage.scope == "shard" else [0]
-        return [shard for shard in shards if shard in self.stale or not stage.is_done(self.run, shard, made)]
+        return [shard for shard in shards if shard in stale or not stage.is_done(self.run, shard, made)]
 
     def preview(self) -> dict[str, object]:
         """What ``--dry-run`` says: what would be done where; nothing is written."""
@@ -125,8 +133,8 @@ def open_job(options: Options, target: str) -> Job:
     sizes = {"shard_size": options.shard_size, "max_faces": resolved.settings.faces.max_faces}
     found = settled(manifest, run, **sizes)
     configuration.check_run(resolved, run, [stage.name for stage in stages])
-    stale = found.stale | changed_shards(run, found.plan, retry_failed=options.retry_failed)
-    return Job(options, run, resolved, manifest, found.plan, target, stale, (*manifest.notes, *found.notes))
+    changed = changed_shards(run, found.plan, retry_failed=options.retry_failed)
+    return Job(options, run, resolved, manifest, found, target, changed)
 
 
 def work(job: Job) -> Summary:
@@ -135,7 +143,7 @@ def work(job: Job) -> Summary:
     Raises:
         ConfigError: another command works in the run folder.
     """
-    for note in job.notes:
+    for note in (*job.manifest.notes, *job.settled.notes):
         sys.stderr.write(f"Note: {note}\n")
     job.run.mkdir(parents=True, exist_ok=True)
     with locked(job.run):
@@ -185,7 +193,8 @@ def _settle(job: Job) -> None:
     for shard in job.stale:
         for stage in STAGES:
             items_path(job.run, stage.name, shard).unlink(missing_ok=True)
-    write_plan(job.plan, job.run)
+    if not job.settled.written:
+        write_plan(job.plan, job.run)
     configuration.write_run(job.config, job.run, [stage.name for stage in job.stages])
 
 

@@ -26,8 +26,8 @@ CONNECT_SECONDS = 30
 DEVICE_LOST = 75
 """Exit code of a worker whose device fails."""
 log = logging.getLogger(__name__)
-FAILURES = 6
-"""Workers that a shard may kill, before it is given up; a photo that kills them is left out after two."""
+FAILURES = 9
+"""Workers that a shard may kill, before it is given up; a photo that kills them is left alone after three."""
 LOCAL_CPU = (Place("cpu"), Place("cpu"))
 
 

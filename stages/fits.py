@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from s3pot_batch.manifests.files import replacing
+from s3pot_batch.manifests.files import replacing, sync
 from s3pot_batch.manifests.outcomes import Outcome, read_outcomes
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.stages.base import ShardResult, StageContext
@@ -42,6 +42,7 @@ def save_fits(run: Path, shard: int, fits: Mapping[int, nn.Module]) -> None:
     }  # fmt: skip
     with replacing(_path(run, shard)) as temporary:
         save_file(tensors, temporary)
+        sync(temporary)
 
 
 def load_fits(run: Path, shard: int) -> dict[int, dict[str, Tensor]]:

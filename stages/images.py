@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from s3pot_batch.manifests.errors import one_line
 from s3pot_batch.stages.errors import ItemError
 from s3pot_batch.stages.reading import read_bytes
 from s3pot_batch.stages.settings import FaceSettings
@@ -102,8 +103,7 @@ def decoding(name: str) -> Iterator[None]:
     except MemoryError as error:
         raise ImageTooLarge(f"{name}: there is not enough memory to decode it; lower faces.max_pixels") from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise TruncatedImage(f"{name}: damaged or cut off ({reason}); copy or download it again") from error
+        raise TruncatedImage(f"{name}: damaged or cut off ({one_line(error)}); copy or download it again") from error
     finally:
         Image.MAX_IMAGE_PIXELS = pillows_limit
 

@@ -10,7 +10,7 @@ from pyarrow import ArrowException
 
 from s3pot_batch.manifests.embedded import SCHEME as EMBEDDED
 from s3pot_batch.manifests.embedded import read_embedded
-from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.errors import ManifestError, one_line
 from s3pot_batch.stages.errors import ItemError
 from s3pot_batch.stages.settings import FaceSettings
 
@@ -126,5 +126,4 @@ def _named(error: Exception, location: str) -> ItemError:
         return error
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return MissingFile(f"{location}: no such file; correct its path")
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    return UnreadableFile(f"{location}: cannot be read ({reason})")
+    return UnreadableFile(f"{location}: cannot be read ({one_line(error)})")

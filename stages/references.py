@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from s3pot_batch.manifests.errors import one_line
 from s3pot_batch.manifests.hints import outside
 from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome, items_path
 from s3pot_batch.manifests.plan import PlannedItem
@@ -26,7 +27,7 @@ from s3pot_batch.stages.reading import read_bytes
 from s3pot_batch.stages.store import ArraySpec
 
 STORE = "references.zarr"
-KILLS = "the process that worked on it died, twice; look at the photo, then --retry-failed"
+KILLS = "the process that worked on it died, again and again; look at the photo, then --retry-failed"
 
 
 class BadLandmarks(ItemError):
@@ -64,32 +65,29 @@ def arrays(context: StageContext) -> dict[str, ArraySpec]:
 def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
     """Find, align and parse the faces of a shard's photos, and generate their references."""
     stage_one = StageOne(context.models, context.settings)
-    attempts = Attempts(items_path(context.run, "references", items[0].shard).with_suffix(".trying"))
-    outcomes: dict[int, Outcome] = {}
-    found: list[_Found] = []
-    for item in items:
-        if attempts.hopeless(item.index):
-            outcomes[item.index] = Outcome(item.index, item.image_id, "failed", "KilledWorker", KILLS)
-            continue
-        attempts.begin(item.index)
-        outcomes[item.index], faces = _find(item, stage_one)
-        found += [_Found(item, slot, face) for slot, face in enumerate(faces)]
-    values: dict[int, Mapping[str, NDArray[np.generic]]] = {}
-    described: dict[int, list[FaceOutcome]] = {}
-    for start in range(0, len(found), context.faces_at_once):
-        group = found[start : start + context.faces_at_once]
-        attempts.begin(group[0].item.index)
-        for one, face in zip(group, _referred(group, stage_one), strict=True):
-            if isinstance(face, Exception):
-                outcomes[one.item.index] = _failed(outcomes[one.item.index], face)
+    with Attempts(items_path(context.run, "references", items[0].shard).with_suffix(".trying")) as attempts:
+        outcomes: dict[int, Outcome] = {}
+        found: list[_Found] = []
+        for item in items:
+            if item.index in attempts.left_alone:
+                outcomes[item.index] = Outcome(item.index, item.image_id, "failed", "KilledWorker", KILLS)
                 continue
-            values[one.row] = _arrays(face)
-            described.setdefault(one.item.index, []).append(_described(one.row, face))
-    attempts.end()
-    return ShardResult(
-        [replace(one, faces=tuple(described.get(index, ()))) if one.status == "ok" else one
-         for index, one in outcomes.items()], values,
-    )  # fmt: skip
+            attempts.begin(item.index)
+            outcomes[item.index], faces = _find(item, stage_one)
+            found += [_Found(item, slot, face) for slot, face in enumerate(faces)]
+        values: dict[int, Mapping[str, NDArray[np.generic]]] = {}
+        for start in range(0, len(found), context.faces_at_once):
+            group = found[start : start + context.faces_at_once]
+            attempts.begin(group[0].item.index)
+            for one, face in zip(group, _referred(group, stage_one), strict=True):
+                index = one.item.index
+                if isinstance(face, Exception):
+                    outcomes[index] = _failed(outcomes[index], face)
+                elif outcomes[index].status == "ok":
+                    values[one.row] = _arrays(face)
+                    faces_so_far = outcomes[index].faces
+                    outcomes[index] = replace(outcomes[index], faces=(*faces_so_far, _described(one.row, face)))
+    return ShardResult(list(outcomes.values()), values)
 
 
 def _referred(group: Sequence[_Found], stage_one: StageOne) -> list[ReferencedFace | Exception]:
@@ -110,8 +108,7 @@ def _of_a_photo(error: Exception) -> bool:
 
 
 def _failed(outcome: Outcome, error: Exception) -> Outcome:
-    reason = " ".join(str(error).split())[:500] or "no reason given"
-    return replace(outcome, status="failed", error_type=type(error).__name__, error=reason, faces=())
+    return replace(outcome, status="failed", error_type=type(error).__name__, error=one_line(error, 500), faces=())
 
 
 def _find(item: PlannedItem, stage_one: StageOne) -> tuple[Outcome, list[ParsedFace]]:
@@ -122,9 +119,10 @@ def _find(item: PlannedItem, stage_one: StageOne) -> tuple[Outcome, list[ParsedF
         return Outcome(item.index, item.image_id, "failed", kind, reason), []
     outcome, faces = Outcome(item.index, item.image_id, "no_face"), list[ParsedFace]()
     try:
+        changed = _changed(item.image)  # before it is read: what is written meanwhile counts as later
         content = read_bytes(item.image, stage_one.settings.faces)
         outcome = replace(
-            outcome, file_size=len(content), file_time=_changed(item.image), content=hashlib.sha256(content).hexdigest()
+            outcome, file_size=len(content), file_time=changed, content=hashlib.sha256(content).hexdigest()
         )
         photo = decode_photo(content, item.image, stage_one.settings.faces.max_pixels)
         del content

@@ -17,6 +17,7 @@ import zarr
 import zarr.errors
 from numpy.typing import NDArray
 
+from s3pot_batch.manifests.errors import one_line
 from s3pot_batch.manifests.files import sync
 from s3pot_batch.manifests.outcomes import Checksums, items_path, read_checksums, read_outcomes
 from s3pot_batch.manifests.plan import Plan
@@ -159,8 +160,7 @@ def read_row(path: Path, row: int, *names: str) -> tuple[NDArray[Any], ...]:
     except (MemoryError, ShardError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DamagedData(path.stem, shard, f"{path}: row {row} cannot be read ({reason})") from error
+        raise DamagedData(path.stem, shard, f"{path}: row {row} cannot be read ({one_line(error)})") from error
     written = _checksums(path.parent, path.stem, shard).get(row, {})
     for name, found in zip(names, values, strict=True):
         if name in written and checksum(found) != written[name]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
-from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.errors import ManifestError, one_line
 from s3pot_batch.stages.errors import S3potError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def clear_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE_CLOSED)
     except (S3potError, ManifestError, OSError) as error:  # OSError: no space, no permission, a file for a folder
-        sys.stderr.write(f"Error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"Error: {one_line(error, most=2000)}\n")
         sys.exit(USAGE_ERROR)
     except MemoryError:
         sys.stderr.write("Error: not enough memory; use fewer --workers, or a smaller --shard-size\n")

@@ -1,6 +1,7 @@
 """Commands that look into a run folder: status, report, export."""
 
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -43,9 +44,8 @@ def report(
 
         folder = run_folder(manifest, run)
         run_status(folder)
-        faces = sum(1 for _ in segmented_faces(folder))
-        if faces > limit:
-            sys.stderr.write(f"Note: the sheet shows {limit} of {faces} faces; --limit {faces} draws all\n")
+        if any(True for _ in islice(segmented_faces(folder), limit, None)):
+            sys.stderr.write(f"Note: the sheet shows the first {limit} faces; --limit draws more\n")
         drawn = contact_sheet(folder, sheet or folder / "sheet.png", limit)
         page = write_page(folder, drawn)
         show(f"{page}\n{drawn}", {"report": str(page), "sheet": str(drawn)}, as_json=as_json)

@@ -127,7 +127,7 @@ def evaluate(
         rows += [about | {"method": name, **BLANK, **_known(figures)} for name, figures in scored.items()]
     if not rows:
         raise ConfigError(f"{manifest}: the column mask is empty; evaluation needs a ground truth")
-    if len(unread) * len(answers | dict(others or {})) == len(rows):
+    if all(row["error"] is not None for row in rows):
         raise ConfigError(f"{manifest}: no ground truth can be used; {unread[0]}")
     skipped = sum(row["mask"] is None for row in table)
     summary = summarise([row for row in rows if row["error"] is None])

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 import pyarrow.parquet as pq
 
 from s3pot_batch.manifests.answer import ANSWER
-from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.errors import ManifestError, one_line
 from s3pot_batch.manifests.files import replacing
 from s3pot_batch.manifests.plan import PlannedItem, read_plan
 from s3pot_batch.pipeline.naming import file_names
@@ -89,9 +89,13 @@ def export(run: Path, name: str, out: Path | None = None) -> Exported:
         raise ConfigError(f"{run / ANSWER}: no answer there; run: s3pot-batch segment")
     folder = out or run / form.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    written = list(form.write(run, folder))
-    failures = tuple(one for one in written if one.error)
-    return Exported(folder, len(written) - len(failures), failures)
+    count, failures = 0, list[Written]()
+    for one in form.write(run, folder):
+        if one.error:
+            failures.append(one)
+        else:
+            count += 1
+    return Exported(folder, count, tuple(failures))
 
 
 def read_answers(run: Path, *columns: str) -> Iterator[tuple[PlannedItem, str, dict[str, Any]]]:
@@ -126,5 +130,5 @@ def written(item: PlannedItem, path: Path, save: Callable[[Path], object]) -> Wr
         with replacing(path) as temporary:
             save(temporary)
     except (OSError, ItemError) as error:
-        return Written(item.image_id, " ".join(str(error).split()))
+        return Written(item.image_id, one_line(error))
     return Written(item.image_id)

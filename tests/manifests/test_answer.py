@@ -12,9 +12,9 @@ from s3pot_batch.manifests.answer import assemble_segments
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.manifest import read_manifest
 from s3pot_batch.manifests.outcomes import Outcome, items_path, write_outcomes
-from s3pot_batch.manifests.plan import Plan, make_plan, settle_plan
+from s3pot_batch.manifests.plan import Plan, make_plan
 from s3pot_batch.manifests.schema import SEGMENTS
-from tests.manifests.tables import FACE, finish, manifest_file
+from tests.manifests.tables import FACE, finish, manifest_file, settle_plan
 
 
 def planned(folder: Path, *, shard_size: int = 2, **columns: list[object]) -> tuple[Path, Plan]:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.manifest import Manifest, read_manifest
-from s3pot_batch.manifests.plan import Plan, make_plan, read_plan, settle_plan, settled, write_plan
-from tests.manifests.tables import finish, manifest_file
+from s3pot_batch.manifests.plan import Plan, make_plan, read_plan, settled, write_plan
+from tests.manifests.tables import finish, manifest_file, settle_plan
 
 FACE = [40.0, 50, 80, 52, 60, 75, 45, 95, 75, 96]
 

@@ -15,6 +15,7 @@ from s3pot_batch.pipeline.devices import Place
 from s3pot_batch.pipeline.job import Tasks
 from s3pot_batch.pipeline.runner import Runner, run_serial
 from s3pot_batch.pipeline.scheduling import dask_runner
+from s3pot_batch.stages.attempts import HOPELESS
 from s3pot_batch.stages.base import ShardReport, ShardTask, StageContext, stage_named
 from s3pot_batch.stages.errors import ConfigError, DeviceLost
 from s3pot_batch.stages.models.profiles import PartSpec, Profile
@@ -122,7 +123,7 @@ class TestDask(RunnerContract):
     def _workers(cls):
         """The same two workers for all these tests, as for all stages of a command."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("s3pot_batch.pipeline.scheduling.FAILURES", 2)
+            patch.setattr("s3pot_batch.pipeline.scheduling.FAILURES", HOPELESS)
             with dask_runner(PLACES) as run:
                 cls.run = staticmethod(run)
                 yield

@@ -65,13 +65,12 @@ def second_kills_its_worker(task: ShardTask, context: StageContext) -> ShardRepo
 
 
 def dies_at_the_second_photo(task: ShardTask, context: StageContext) -> ShardReport:
-    attempts = Attempts(task.run / f"{task.shard}.trying")
-    left = [photo for photo in range(4) if not attempts.hopeless(photo)]
-    for photo in left:
-        attempts.begin(photo)
-        if photo == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-    attempts.end()
+    with Attempts(task.run / f"{task.shard}.trying") as attempts:
+        left = [photo for photo in range(4) if photo not in attempts.left_alone]
+        for photo in left:
+            attempts.begin(photo)
+            if photo == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
     return report(task, items=len(left))
 
 
