@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from s3pot_batch.manifests.plan import Settled
 from s3pot_batch.pipeline.job import Job, work
+from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.objectives import OBJECTIVES
 from s3pot_batch.stages.references import STORE
 
@@ -66,8 +68,10 @@ def ablate(base: Job, training: Job, on_variant: Callable[[str], None]) -> dict[
         Each variant's run folder, by its name, the unchanged one first.
 
     Raises:
-        ConfigError: a variant could not be trained.
+        ConfigError: a variant could not be trained, or photos have changed since they were segmented.
     """
+    if base.stale:
+        raise ConfigError(f"{base.run}: photos have changed since they were segmented; run s3pot-batch segment again")
     runs: dict[str, Path] = {}
     for variant in VARIANTS:
         changed = varied(base, variant, "segments")
@@ -89,7 +93,7 @@ def varied(base: Job, variant: Variant, target: str) -> Job:
     config = base.config.with_settings(variant.changes)
     if config.fingerprint("references") == base.config.fingerprint("references"):
         borrow(base.run, run, (STORE, "items/references"))
-    return replace(base, run=run, config=config, target=target)
+    return replace(base, run=run, config=config, target=target, settled=Settled(base.plan))
 
 
 def borrow(source: Path, run: Path, names: tuple[str, ...]) -> None:
