@@ -243,5 +243,6 @@ def _runner(options: Options, shards: int) -> Iterator[tuple[Runner, str]]:
 def _places(options: Options, shards: int) -> tuple[Place, ...]:
     if options.scheduler:
         return ()
-    gpus = () if options.device == "cpu" else visible_gpus()
+    asked = options.device == "cuda" or (options.device == "auto" and shards)  # torch is slow to load: only for work
+    gpus = visible_gpus() if asked else ()
     return placement(options.device, workers=options.workers, shards=shards, gpus=gpus, cores=cpu_cores())

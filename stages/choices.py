@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.profiles import PARTS, Profile
 from s3pot_batch.stages.models.registry import REGISTRIES, taxonomy_of
-from s3pot_batch.stages.settings import Settings
+from s3pot_batch.stages.settings import Settings, TrainingSettings
 
 
 def check_choices(profile: Profile, settings: Settings) -> None:
@@ -14,14 +14,15 @@ def check_choices(profile: Profile, settings: Settings) -> None:
     Raises:
         ConfigError: a kind of model, a class of the parser or an objective is unknown; the line says what is known.
     """
-    from s3pot_batch.stages.method.objectives import known_objectives
-
     for part in PARTS:
-        REGISTRIES[part].module(profile.part(part).kind)
+        REGISTRIES[part].check(profile.part(part).kind)
     taxonomy = taxonomy_of(profile.parser)
     _known("references.face_classes", settings.references.face_classes, taxonomy.classes)
     _known("references.hidden_classes", settings.references.hidden_classes, taxonomy.classes)
-    _known("training.objectives", settings.training.objectives, known_objectives())
+    if not set(settings.training.objectives) <= set(TrainingSettings().objectives):
+        from s3pot_batch.stages.method.objectives import known_objectives  # with torch, which takes seconds
+
+        _known("training.objectives", settings.training.objectives, known_objectives())
 
 
 def _known(setting: str, names: Sequence[str], known: Collection[str]) -> None:

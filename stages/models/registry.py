@@ -51,6 +51,15 @@ class Registry(Generic[Part]):
                 raise ConfigError(f"{self.part} {kind}: its module has no {name}")
         return cast("ModuleType", found)
 
+    def check(self, kind: str) -> None:
+        """Make sure that there is ``kind``, without importing what is ours: torch takes seconds.
+
+        Raises:
+            ConfigError: there is none, or it lacks what a module of this part has to have.
+        """
+        if kind not in self._plugins.ours():
+            self.module(kind)
+
     def load(self, spec: PartSpec, device: str) -> Part:
         """Build a part once per process and device.
 

@@ -1,10 +1,12 @@
-"""Face parsing through facer's parser class, whichever TorchScript file it is given."""
+"""Face parsing through facer's parser class, whichever TorchScript file it is given.
+
+torch is imported inside: what the classes are is asked by commands that parse nothing.
+"""
 
 import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from s3pot_batch.stages.models.taxonomy import CELEBM, Taxonomy
@@ -24,6 +26,8 @@ class FacerParser:
     """
 
     def __init__(self, weights: Path, device: str, dtype: str = "float32", *, warped: bool = True) -> None:
+        import torch
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # facer imports a module that timm has renamed
             from facer.face_parsing import FaRLFaceParser
@@ -39,17 +43,20 @@ class FacerParser:
         """Those of ``celebm/448``."""
         return TAXONOMY
 
-    @torch.inference_mode()
     def parse(self, frames: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> NDArray[np.float32]:
         """B×S×S×3 uint8 RGB and B×5×2 landmarks in frame pixels → B×19×S×S class probabilities."""
-        images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).to(self.device, self.dtype) / 255
-        if not self.warped:
-            frame_logits: torch.Tensor = self.parser.net(images)[0]
-            return np.asarray(frame_logits.float().softmax(1).cpu().numpy(), np.float32)
-        points = torch.as_tensor(landmarks, dtype=torch.float32, device=self.device)
-        data = {"points": points, "image_ids": torch.arange(len(frames), device=self.device)}
-        logits = self.parser(images, data)["seg"]["logits"]
-        return np.asarray(logits.float().softmax(1).cpu().numpy(), np.float32)
+        import torch
+
+        with torch.inference_mode():
+            images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+            images = images.to(self.device, self.dtype) / 255
+            if self.warped:
+                points = torch.as_tensor(landmarks, dtype=torch.float32, device=self.device)
+                data = {"points": points, "image_ids": torch.arange(len(frames), device=self.device)}
+                logits = self.parser(images, data)["seg"]["logits"]
+            else:
+                logits = self.parser.net(images)[0]
+            return np.asarray(logits.float().softmax(1).cpu().numpy(), np.float32)
 
 
 def build(weights: Path, device: str, dtype: str = "float32", *, warped: bool = True) -> FacerParser:
