@@ -7,6 +7,7 @@ import typer
 
 from benchmarks.caching import caching
 from benchmarks.matching import matching
+from benchmarks.million import million
 from benchmarks.models import models
 from benchmarks.mutations import mutations
 from benchmarks.planning import planning
@@ -14,7 +15,7 @@ from benchmarks.scheduling import scheduling
 
 BENCHMARKS = {
     "matching": matching, "caching": caching, "planning": planning, "scheduling": scheduling, "models": models,
-    "mutations": mutations,
+    "mutations": mutations, "million": million,
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The answer: ``segments.parquet``, one row per input row."""
 
+import hashlib
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.files import REDO, file_metadata, replacing
+from s3pot_batch.manifests.finished import shard_stamps
 from s3pot_batch.manifests.manifest import Manifest
 from s3pot_batch.manifests.outcomes import Outcome, count_statuses, items_path, read_outcomes, shard_is_done
 from s3pot_batch.manifests.plan import Plan, PlannedItem
@@ -41,7 +43,8 @@ def assemble_segments(
         ManifestError: an items file is damaged, or is not of these settings or photos.
     """
     schema = pa.schema([*manifest.table.schema, *SEGMENTS])
-    metadata = file_metadata(manifest.table, {"fingerprint": fingerprint})
+    basis = _basis(manifest, plan, run, fingerprint)
+    metadata = file_metadata(manifest.table, {"fingerprint": fingerprint, "basis": basis})
     tally, answers = dict.fromkeys(STATUSES, 0), _Answers(plan, run, fingerprint)
     numbers = plan.numbers(manifest.image_ids).tolist()
     if -1 in numbers:
@@ -59,6 +62,26 @@ def assemble_segments(
         if sum(tally.values()) != manifest.table.num_rows:
             raise AssertionError(f"{manifest.table.num_rows} rows in, {tally} rows out")
     return tally
+
+
+def answer_is_current(manifest: Manifest, plan: Plan, run: Path, fingerprint: str) -> bool:
+    """Whether the run's answer was made of just this: a million rows take minutes to write."""
+    try:
+        with pq.ParquetFile(run / ANSWER) as file:
+            made_of = (file.schema_arrow.metadata or {}).get(b"basis", b"")
+            rows = file.metadata.num_rows
+    except (pa.ArrowException, OSError):
+        return False
+    basis = _basis(manifest, plan, run, fingerprint).encode()
+    return bool(rows == manifest.table.num_rows and made_of == basis)
+
+
+def _basis(manifest: Manifest, plan: Plan, run: Path, fingerprint: str) -> str:
+    """A digest of what an answer is made of: the manifest and the shards' files, by their sizes and times."""
+    file = manifest.path.stat()
+    stamps = sorted((shard, *stamp) for shard, stamp in shard_stamps(run, STAGE).items())
+    facts = (run.name, fingerprint, manifest.digest, file.st_size, file.st_mtime_ns, plan.shards, stamps)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 class _Answers:

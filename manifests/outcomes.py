@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.files import read_table, write_parquet
@@ -150,25 +148,24 @@ def shard_is_done(run: Path, stage: str, shard: int, fingerprint: str) -> bool:
         return False
     try:
         with pq.ParquetFile(path) as file:
-            found = (file.schema_arrow.metadata or {}).get(b"fingerprint", b"").decode()
+            found = fingerprint_of(file)
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         return False
     if found != fingerprint:
-        raise ManifestError(
-            f"{path} was made with other settings ({found[:12]} ≠ {fingerprint[:12]}); use another --run"
-        )
+        raise other_settings(path, found, fingerprint)
     return True
+
+
+def fingerprint_of(file: pq.ParquetFile) -> str:
+    """What the rows of an items file were made with."""
+    return str((file.schema_arrow.metadata or {}).get(b"fingerprint", b"").decode())
+
+
+def other_settings(path: Path, found: str, fingerprint: str) -> ManifestError:
+    """The error that says that an items file was made with other settings."""
+    return ManifestError(f"{path} was made with other settings ({found[:12]} ≠ {fingerprint[:12]}); use another --run")
 
 
 def count_statuses(table: pa.Table) -> dict[str, int]:
     """How many rows of an outcomes or answer table have which status."""
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(table["status"].combine_chunks()).to_pylist()}
-
-
-def shard_statuses(run: Path, stage: str, shard: int, wanted: NDArray[np.bool_] | None = None) -> dict[str, int] | None:
-    """How many photos of a shard, or of the wanted ones, have which status; ``None`` while it is not finished."""
-    path = items_path(run, stage, shard)
-    if not path.exists():
-        return None
-    table = pq.read_table(path, columns=["status"])
-    return count_statuses(table if wanted is None or wanted.all() else table.filter(pa.array(wanted)))

@@ -15,6 +15,10 @@ from s3pot_batch.manifests.files import read_table, write_parquet
 from s3pot_batch.manifests.manifest import Manifest
 from s3pot_batch.manifests.schema import PLAN
 
+SHARD_PHOTOS = 16
+"""Photos per shard, at least."""
+MOST_SHARDS = 8192
+
 
 @dataclass(frozen=True)
 class PlannedItem:
@@ -85,6 +89,11 @@ class Plan:
         return self._wanted[self._starts[number] : self._starts[number + 1]]
 
     @property
+    def wanted_photos(self) -> NDArray[np.bool_]:
+        """Which photos the manifest lists still, by number."""
+        return self._wanted
+
+    @property
     def wanted_shards(self) -> list[int]:
         """The shards that hold a photo of the manifest."""
         if self._wanted.all():
@@ -127,6 +136,17 @@ def make_plan(manifest: Manifest, *, shard_size: int, max_faces: int) -> Plan:
     return Plan(table, shard_size, max_faces, manifest.digest)
 
 
+def fitting_shard_size(photos: int) -> int:
+    """Photos per shard: few, so that little is done again after an interruption, but no more than some thousand shards.
+
+    Every shard is a handful of files.
+    """
+    size = SHARD_PHOTOS
+    while size * MOST_SHARDS < photos:
+        size *= 2
+    return size
+
+
 @dataclass(frozen=True)
 class Settled:
     """A run's plan for a manifest, and which of its shards hold photos whose box or landmarks have changed."""
@@ -139,15 +159,22 @@ class Settled:
     """What the user should know."""
 
 
-def settled(manifest: Manifest, run: Path, *, shard_size: int, max_faces: int) -> Settled:
+def settled(manifest: Manifest, run: Path, *, max_faces: int, shard_size: int | None = None) -> Settled:
     """The run's plan for these photos; nothing is written.
 
     A run that has a plan goes on with it: photos are known by their ids and keep their places, new ones are put into
     new shards, and what the manifest lists no more stays where it is, unwanted.
 
+    Args:
+        manifest: the photos.
+        run: the run folder.
+        max_faces: Zarr rows per photo.
+        shard_size: photos per shard of a new plan; :func:`fitting_shard_size` unless given.
+
     Raises:
         ManifestError: the run folder holds the plan of wholly other photos, or of another ``max_faces``.
     """
+    shard_size = shard_size or fitting_shard_size(len(manifest.images))
     if not (run / "plan.parquet").exists():
         return Settled(make_plan(manifest, shard_size=shard_size, max_faces=max_faces))
     try:

@@ -48,6 +48,20 @@ ITEM_SCHEMA = pa.schema(
 )
 """``items/STAGE/00012.parquet``: one row per planned photo of that shard."""
 
+FINISHED = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("bytes", pa.int64()),
+        ("made", pa.int64()),
+        ("fingerprint", pa.string()),
+        *(
+            ITEM_SCHEMA.field(name)
+            for name in ("index", "image_id", "status", "error_type", "error", "file_size", "file_time")
+        ),
+    ]
+)
+"""``items/STAGE.parquet``: what is asked most of all shards' files, and these files' sizes and times (nanoseconds)."""
+
 SEGMENTS = pa.schema(
     [
         ("status", pa.string()),

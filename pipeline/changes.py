@@ -1,23 +1,29 @@
 """Which finished shards have to be done again, because photos have changed or may be read by now."""
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from s3pot_batch.manifests.finished import THREADS, finished
 from s3pot_batch.manifests.outcomes import items_path
-from s3pot_batch.manifests.plan import Plan, PlannedItem
+from s3pot_batch.manifests.plan import Plan
 
 STAGE = "references"
 """The one that reads photos."""
-COLUMNS = ("status", "error_type", "file_size", "file_time", "content")
 PASSING = ("MissingFile", "UnreadableFile", "FileTooSlow")
 """Failures whose reason may have passed."""
-THREADS = 8
+AT_ONCE = 4096
+"""Files that a thread asks for their sizes and times."""
+GONE = (-1, -1)
 
 
 def changed_shards(run: Path, plan: Plan, *, retry_failed: bool = False) -> frozenset[int]:
@@ -30,36 +36,51 @@ def changed_shards(run: Path, plan: Plan, *, retry_failed: bool = False) -> froz
         plan: its plan.
         retry_failed: every failed photo may come through.
     """
+    done = finished(run, STAGE).of(plan)
+    if not done.table.num_rows:
+        return frozenset()
+    images = plan.table["image"].take(done.table["index"])
+    failed = _booleans(pc.equal(done.table["status"], "failed"))
+    passing = failed & _booleans(pc.is_in(done.table["error_type"], pa.array(PASSING)))
+    remote = _booleans(pc.match_substring(images, "://"))
+    again = (failed if retry_failed else passing & remote).copy()
+    local = np.flatnonzero(~remote & ~again)
+    now = _stamps(images.take(pa.array(local)).to_pylist())
+    there = now[:, 0] >= 0  # of what is gone, what was made of it stays
+    again[local] = there & passing[local]
+    then = np.stack([done.table[name].fill_null(-1).to_numpy()[local] for name in ("file_size", "file_time")], axis=1)
+    suspects = local[there & (then[:, 0] >= 0) & (now != then).any(axis=1) & ~again[local]]
+    again[suspects] = [_is_another(run, plan, int(done.table["index"][int(row)].as_py())) for row in suspects]
+    return frozenset(np.unique(done.shard_of[again]).tolist())
 
-    def changed(shard: int) -> bool:
-        path = items_path(run, STAGE, shard)
-        if not path.exists():
-            return False
-        try:
-            rows = pq.read_table(path, columns=list(COLUMNS)).to_pylist()
-        except (pa.ArrowException, OSError):
-            return False  # of an earlier version, or damaged: then it is not done anyway
-        pairs = zip(plan.shard(shard), rows, strict=False)
-        return any(_again(item, row, retry_failed=retry_failed) for item, row in pairs if item.wanted)
 
-    shards = plan.wanted_shards
+def _booleans(values: pa.ChunkedArray) -> NDArray[np.bool_]:
+    return np.asarray(values.fill_null(pa.scalar(value=False)).to_numpy(zero_copy_only=False), bool)
+
+
+def _stamps(files: Sequence[str]) -> NDArray[np.int64]:
+    """Size and time of each file, N×2; −1 where there is none."""
+    parts = [files[start : start + AT_ONCE] for start in range(0, len(files), AT_ONCE)]
     with ThreadPoolExecutor(THREADS) as threads:
-        return frozenset(shard for shard, found in zip(shards, threads.map(changed, shards), strict=True) if found)
+        found = chain.from_iterable(threads.map(lambda part: [_stamp(file) for file in part], parts))
+        return np.array(list(found), np.int64).reshape(-1, 2)
 
 
-def _again(item: PlannedItem, row: Mapping[str, Any], *, retry_failed: bool) -> bool:
-    failed = row["status"] == "failed"
-    if failed and retry_failed:
-        return True
-    if "://" in item.image:
-        return failed and row["error_type"] in PASSING
+def _stamp(file: str) -> tuple[int, int]:
     try:
-        found = Path(item.image).stat()
+        found = os.stat(file)  # noqa: PTH116 — of a million files, making the paths would take longer
     except (OSError, ValueError):
-        return False  # it is gone: what was made of it stays
-    if failed and row["error_type"] in PASSING:
-        return True
-    if row["file_size"] is None or (found.st_size, found.st_mtime_ns) == (row["file_size"], row["file_time"]):
+        return GONE
+    return found.st_size, found.st_mtime_ns
+
+
+def _is_another(run: Path, plan: Plan, number: int) -> bool:
+    """Whether a photo's file has another content than was read."""
+    item = plan.item(number)
+    table = pq.read_table(items_path(run, STAGE, item.shard), columns=["index", "content"])
+    before = table.filter(pc.equal(table["index"], number))["content"].to_pylist()
+    try:
+        with Path(item.image).open("rb") as file:
+            return bool([hashlib.file_digest(file, "sha256").hexdigest()] != before)
+    except OSError:
         return False
-    with Path(item.image).open("rb") as file:
-        return bool(hashlib.file_digest(file, "sha256").hexdigest() != row["content"])

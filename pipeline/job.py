@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from s3pot_batch.manifests.answer import ANSWER, assemble_segments
+from s3pot_batch.manifests.answer import ANSWER, answer_is_current, assemble_segments
 from s3pot_batch.manifests.answer import STAGE as ANSWERING
+from s3pot_batch.manifests.finished import finished
 from s3pot_batch.manifests.manifest import Manifest, read_manifest
-from s3pot_batch.manifests.outcomes import items_path
+from s3pot_batch.manifests.outcomes import items_path, other_settings
 from s3pot_batch.manifests.plan import Plan, Settled, settled, write_plan
 from s3pot_batch.pipeline import config as configuration
 from s3pot_batch.pipeline.changes import changed_shards
@@ -57,8 +58,14 @@ class Job:
     def pending(self, stage: Stage) -> list[int]:
         """The shards of a stage that are not done with these settings."""
         made, stale = self.config.fingerprint(stage.name), self.stale
-        shards = self.plan.wanted_shards if stage.scope == "shard" else [0]
-        return [shard for shard in shards if shard in stale or not stage.is_done(self.run, shard, made)]
+        if stage.scope == "run":
+            return [] if stage.is_done(self.run, 0, made) else [0]
+        done = finished(self.run, stage.name).fingerprints
+        pending = [shard for shard in self.plan.wanted_shards if shard in stale or shard not in done]
+        for shard in set(self.plan.wanted_shards).difference(pending):
+            if done[shard] != made:
+                raise other_settings(items_path(self.run, stage.name, shard), done[shard], made)
+        return pending
 
     def preview(self) -> dict[str, object]:
         """What ``--dry-run`` says: what would be done where; nothing is written."""
@@ -130,8 +137,7 @@ def open_job(options: Options, target: str) -> Job:
         resolved = resolved.with_checkpoint(options.checkpoint or trained)
     confine = [one.strip() for one in options.schemes.split(",") if one.strip()] if options.confine else None
     manifest = read_manifest(options.manifest, options.limit, confine)
-    sizes = {"shard_size": options.shard_size, "max_faces": resolved.settings.faces.max_faces}
-    found = settled(manifest, run, **sizes)
+    found = settled(manifest, run, max_faces=resolved.settings.faces.max_faces, shard_size=options.shard_size)
     configuration.check_run(resolved, run, [stage.name for stage in stages])
     changed = changed_shards(run, found.plan, retry_failed=options.retry_failed)
     return Job(options, run, resolved, manifest, found, target, changed)
@@ -173,7 +179,9 @@ def _work(job: Job) -> Summary:
         return _summary_of_run(job, target, reports, time.monotonic() - started)
     files = [job.run / (target.store or target.name)]
     if target.name == ANSWERING:
-        assemble_segments(job.manifest, job.plan, job.run, job.config.fingerprint(target.name))
+        basis = job.manifest, job.plan, job.run, job.config.fingerprint(target.name)
+        if not answer_is_current(*basis):
+            assemble_segments(*basis)
         files.insert(0, job.run / ANSWER)
     return summarise(target.name, job.plan, job.run, reports, seconds=time.monotonic() - started, files=files)
 

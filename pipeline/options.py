@@ -28,7 +28,9 @@ SchedulerUrl = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random; default 0.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first photos of the manifest.")]
-ShardSize = Annotated[int, typer.Option("--shard-size", min=1, help="Photos per shard.")]
+ShardSize = Annotated[
+    int | None, typer.Option("--shard-size", min=1, help="Photos per shard; default 16, more from 131,072 photos on.")
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Faces at once on a device.")]
 Checkpoint = Annotated[
     Path | None, typer.Option("--checkpoint", help="A trained adapter; default: the run's own, else the profile's.")
@@ -58,7 +60,7 @@ class Options:
     scheduler: SchedulerUrl = None
     seed: Seed = None
     limit: Limit = None
-    shard_size: ShardSize = 16
+    shard_size: ShardSize = None
     batch_size: BatchSize = 8
     checkpoint: Checkpoint = None
     retry_failed: RetryFailed = False

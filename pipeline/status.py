@@ -1,13 +1,12 @@
 """What is done in a run folder, and what is left."""
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from s3pot_batch.manifests.answer import ANSWER
 from s3pot_batch.manifests.answer import STAGE as ANSWERING
-from s3pot_batch.manifests.outcomes import shard_statuses
+from s3pot_batch.manifests.finished import finished
 from s3pot_batch.manifests.plan import Plan, read_plan
 from s3pot_batch.manifests.schema import STATUSES
 from s3pot_batch.stages.base import STAGES, stages_towards
@@ -71,7 +70,6 @@ def run_status(run: Path) -> RunStatus:
 
 
 def _stage_status(run: Path, plan: Plan, stage: str) -> StageStatus:
-    found = [shard_statuses(run, stage, shard, plan.wanted(shard)) for shard in plan.wanted_shards]
-    done = [statuses for statuses in found if statuses is not None]
-    tally = sum((Counter(statuses) for statuses in done), Counter[str]())
-    return StageStatus(stage, len(done), len(found), *(tally[status] for status in STATUSES))
+    found = finished(run, stage).of(plan)
+    tally = found.statuses
+    return StageStatus(stage, len(found.fingerprints), len(plan.wanted_shards), *(tally[status] for status in STATUSES))

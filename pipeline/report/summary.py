@@ -1,18 +1,13 @@
 """How a command ended: counts, reasons, files."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
-from s3pot_batch.manifests.outcomes import items_path, shard_statuses
+from s3pot_batch.manifests.finished import finished
 from s3pot_batch.manifests.plan import Plan
 from s3pot_batch.manifests.schema import STATUSES
 from s3pot_batch.stages.base import ShardReport
@@ -70,25 +65,14 @@ def summarise(
 ) -> Summary:
     """Count the outcome of every planned photo; one whose shard did not finish has failed with the shard's reason."""
     reasons = {report.shard: report.error for report in reports if report.error}
-    tally: Counter[str] = Counter()
-    failures: list[Failure] = []
+    done = finished(run, stage).of(plan)
+    tally = Counter(done.statuses)
+    failures = [Failure(**row) for row in done.failures()]
     for shard in plan.wanted_shards:
-        wanted = plan.wanted(shard)
-        statuses = shard_statuses(run, stage, shard, wanted)
-        if statuses is None:
+        if shard not in done.fingerprints:
             kind, _, reason = reasons.get(shard, "ShardError: its shard was not finished; run again").partition(": ")
-            ids = compress(plan.image_ids(shard), wanted)
+            ids = list(compress(plan.image_ids(shard), plan.wanted(shard)))
             failures += [Failure(image_id, kind, reason) for image_id in ids]
-            tally["failed"] += int(wanted.sum())
-        else:
-            tally.update(statuses)
-            failures += _failures(run, stage, shard, wanted) if statuses.get("failed") else ()
+            tally["failed"] += len(ids)
     ok, no_face, failed = (tally[status] for status in STATUSES)
     return Summary(stage, plan.photos, ok, no_face, failed, tuple(failures), seconds, tuple(files))
-
-
-def _failures(run: Path, stage: str, shard: int, wanted: NDArray[np.bool_]) -> Iterator[Failure]:
-    table = pq.read_table(items_path(run, stage, shard), columns=["image_id", "status", "error_type", "error"])
-    for row in table.filter(pa.array(wanted)).to_pylist():
-        if row.pop("status") == "failed":
-            yield Failure(**row)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3pot_batch.manifests import answer as answers
-from s3pot_batch.manifests.answer import assemble_segments
+from s3pot_batch.manifests.answer import answer_is_current, assemble_segments
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.manifest import read_manifest
 from s3pot_batch.manifests.outcomes import Outcome, items_path, write_outcomes
@@ -137,3 +138,33 @@ def test_pandas_reads_what_pandas_wrote(tmp_path: Path) -> None:
     found = pd.read_parquet(tmp_path / "segments.parquet")
     pd.testing.assert_frame_equal(found[["image", "who"]], frame)
     assert list(found["status"]) == ["failed", "failed"]
+
+
+def redo(folder: Path, plan: Plan) -> None:
+    finish(folder, plan, 0, ["no_face", "ok"])
+
+
+def other_columns(folder: Path, plan: Plan) -> None:
+    del plan
+    manifest_file(folder, image=["a", "b", "c"], kind=["one", "other", "third"])
+
+
+def cut(folder: Path, plan: Plan) -> None:
+    del plan
+    answer = folder / "segments.parquet"
+    answer.write_bytes(answer.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("change", [redo, other_columns, cut])
+def test_an_answer_is_current_until_something_that_it_is_made_of_changes(
+    tmp_path: Path, change: Callable[[Path, Plan], None]
+) -> None:
+    path, plan = planned(tmp_path, image=["a", "b", "c"], kind=["one", "other", "none"])
+    assert not answer_is_current(read_manifest(path), plan, tmp_path, "f")
+    finish(tmp_path, plan, 0, ["ok", "ok"])
+    assemble_segments(read_manifest(path), plan, tmp_path, "f")
+    assert answer_is_current(read_manifest(path), plan, tmp_path, "f")
+    assert not answer_is_current(read_manifest(path), plan, tmp_path, "g")
+    assert not answer_is_current(read_manifest(path, 2), plan, tmp_path, "f")
+    change(tmp_path, plan)
+    assert not answer_is_current(read_manifest(path), plan, tmp_path, "f")

@@ -16,7 +16,6 @@ from s3pot_batch.manifests.outcomes import (
     items_path,
     read_outcomes,
     shard_is_done,
-    shard_statuses,
     write_outcomes,
 )
 from s3pot_batch.manifests.schema import FACE as FACE_TYPE
@@ -107,12 +106,6 @@ def test_damaged_and_missing_outcomes_are_named(tmp_path: Path) -> None:
     assert not shard_is_done(tmp_path, "segments", 0, "f")
     with pytest.raises(ManifestError, match=r"00000\.parquet.*delete it"):
         read_outcomes(tmp_path, "segments", 0)
-
-
-def test_statuses_are_counted_without_reading_the_rest(tmp_path: Path) -> None:
-    assert shard_statuses(tmp_path, "segments", 0) is None
-    write_outcomes(tmp_path, "segments", 0, [ITEM, ITEM, replace(ITEM, status="failed")], "f")
-    assert shard_statuses(tmp_path, "segments", 0) == {"ok": 2, "failed": 1}
 
 
 def test_a_stage_that_adds_nothing_passes_on_how_the_photo_fared() -> None:

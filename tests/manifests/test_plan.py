@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.manifest import Manifest, read_manifest
-from s3pot_batch.manifests.plan import Plan, make_plan, read_plan, settled, write_plan
+from s3pot_batch.manifests.plan import Plan, fitting_shard_size, make_plan, read_plan, settled, write_plan
 from tests.manifests.tables import finish, manifest_file, settle_plan
 
 FACE = [40.0, 50, 80, 52, 60, 75, 45, 95, 75, 96]
@@ -162,3 +162,10 @@ def test_a_shard_of_a_long_plan_makes_no_objects_of_other_photos(plans: tuple[Pl
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert max(peaks) < 1.5 * peaks[0] < 100_000  # bytes; 100,000 photos as objects take tens of millions
+
+
+@pytest.mark.parametrize(
+    ("photos", "size"), [(1, 16), (131_072, 16), (131_073, 32), (1_000_000, 128), (10_000_000, 2048)]
+)
+def test_many_photos_are_put_into_larger_shards(photos, size):
+    assert fitting_shard_size(photos) == size

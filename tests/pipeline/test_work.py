@@ -186,7 +186,7 @@ def test_what_was_damaged_is_done_again_and_said(photos, segmented, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(segmented, folder)
     before = times(folder)
-    shutil.rmtree(folder / "references.zarr" / "region" / "c" / "0")
+    (folder / "references.zarr" / "region" / "c.0.0.0").unlink()
     (folder / "items" / "segments" / "00000.parquet").write_bytes(b"PAR1")
     (folder / "items" / "references" / "00001.parquet").write_bytes(b"")
     (folder / "references.zarr" / "parsing" / "zarr.json").write_text("{")

@@ -1,0 +1,97 @@
+"""A finished run of a million photos: what it takes to plan it, to look at it, and to see that nothing is left."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.manifests.outcomes import Outcome, write_outcomes
+from s3pot_batch.manifests.plan import write_plan
+from s3pot_batch.pipeline.config import write_run
+from s3pot_batch.pipeline.job import Job, open_job
+from s3pot_batch.pipeline.options import Options
+from s3pot_batch.stages.rle import encode_rle
+
+PHOTOS = 1_000_000
+FILES = 1_000
+"""Photo files that there are; each stands in the manifest many times, under as many ids."""
+ARRAYS = 8
+"""Of the two Zarr stores; each has a file per shard."""
+MEASURED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a command took."""
+
+    seconds: float
+    """Wall time."""
+    megabytes: float
+    """The largest resident set of its process."""
+
+
+def million() -> None:
+    """Plan, status and resume of a million photos, each a command of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest, run = Path(folder) / "in.parquet", Path(folder) / "run"
+        listing(manifest)
+        words = ["segment", "--manifest", str(manifest), "--run", str(run), "--workers", "0"]
+        _say("plan (--dry-run)", command(*words, "--dry-run"))
+        job = open_job(Options(manifest, run), "segments")
+        print(f"million, {PHOTOS} photos: {job.plan.shards} shards, {job.plan.shards * (ARRAYS + 2)} files")
+        finish(job)
+        _say("status, first", command("status", "--run", str(run)))
+        _say("status", command("status", "--run", str(run)))
+        _say("segment, the answer to write", command(*words))
+        _say("segment, nothing to do", command(*words))
+
+
+def listing(manifest: Path) -> None:
+    """A manifest of many photos in few files."""
+    photos = manifest.parent / "photos"
+    photos.mkdir()
+    for n in range(FILES):
+        (photos / f"{n}.jpg").write_bytes(b"a photo")
+    images = [f"photos/{n % FILES}.jpg" for n in range(PHOTOS)]
+    write_parquet(pa.table({"image": images, "image_id": [f"{n:07d}" for n in range(PHOTOS)]}), manifest)
+
+
+def finish(job: Job) -> None:
+    """Write what both stages leave behind of photos without a face, the Zarr stores aside."""
+    nothing = encode_rle(np.zeros((512, 512), bool))
+    stat = (job.manifest.path.parent / "photos" / "0.jpg").stat()
+    write_plan(job.plan, job.run)
+    write_run(job.config, job.run, [stage.name for stage in job.stages])
+    for shard in range(job.plan.shards):
+        items = job.plan.shard(shard)
+        times = [Path(item.image).stat().st_mtime_ns for item in items]
+        outcomes = [
+            Outcome(item.index, item.image_id, "no_face", height=512, width=512, occlusion=nothing, face_region=nothing,
+                    file_size=stat.st_size, file_time=changed, content="0" * 64, seconds=1.0)
+            for item, changed in zip(items, times, strict=True)
+        ]  # fmt: skip
+        for stage in job.stages:
+            write_outcomes(job.run, stage.name, shard, outcomes, job.config.fingerprint(stage.name))
+
+
+def command(*words: str) -> Taken:
+    """Run the command line in a process of its own."""
+    started = time.monotonic()
+    # A process's resident set counts from before its exec, when it is still this one: so by way of a small one.
+    asked = [sys.executable, "-c", MEASURED, sys.executable, "-m", "s3pot_batch", *words]
+    done = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 — our own words
+    return Taken(time.monotonic() - started, int(done.stdout) / 1024)
+
+
+def _say(what: str, taken: Taken) -> None:
+    print(f"million, {what}: {taken.seconds:.1f} s, {taken.megabytes:.0f} MB", flush=True)

@@ -1,0 +1,146 @@
+"""What all finished shards of a stage hold, at a glance: a million photos' statuses without opening thousands of files.
+
+The shards' own files stay the truth. What is asked most is kept beside their folder in one file, and a shard's part of
+it is believed for as long as its own file has the same size and time.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.files import read_table, write_parquet
+from s3pot_batch.manifests.outcomes import fingerprint_of, items_path
+from s3pot_batch.manifests.plan import Plan
+from s3pot_batch.manifests.schema import FINISHED, STATUSES
+
+COLUMNS = [name for name in FINISHED.names if name not in ("shard", "made", "bytes", "fingerprint")]
+"""What is read out of a shard's own file."""
+WORTH_KEEPING = 64
+"""Shards that are read anew before the file is written anew."""
+THREADS = 8
+"""Files that are asked at once."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The finished shards of one stage."""
+
+    table: pa.Table
+    """Of schema ``FINISHED``, a row per photo, by shard."""
+
+    @cached_property
+    def fingerprints(self) -> dict[int, str]:
+        """What each finished shard was made with."""
+        first = np.flatnonzero(np.diff(self.shard_of, prepend=-1))
+        made = self.table["fingerprint"].take(pa.array(first)).to_pylist()
+        return dict(zip(self.shard_of[first].tolist(), made, strict=True))
+
+    @cached_property
+    def shard_of(self) -> NDArray[np.int64]:
+        """Each row's shard."""
+        return np.asarray(self.table["shard"].to_numpy(), np.int64)
+
+    def of(self, plan: Plan) -> "Finished":
+        """The same without the photos that the manifest lists no more."""
+        wanted = plan.wanted_photos
+        numbers = np.asarray(self.table["index"].to_numpy(), np.int64)
+        known = numbers < len(wanted)  # a run folder may hold more than a damaged plan knows
+        keep = known & wanted[np.where(known, numbers, 0)] if len(wanted) else known
+        return self if keep.all() else Finished(self.table.filter(pa.array(keep)))
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many photos have which status."""
+        counts = pc.value_counts(self.table["status"]).to_pylist()
+        return dict.fromkeys(STATUSES, 0) | {entry["values"]: entry["counts"] for entry in counts}
+
+    def failures(self) -> list[dict[str, str]]:
+        """``image_id``, ``error_type`` and ``error`` of each photo that failed."""
+        failed = self.table.filter(pc.equal(self.table["status"], "failed"))
+        rows: list[dict[str, str]] = failed.select(["image_id", "error_type", "error"]).to_pylist()
+        return rows
+
+
+def finished(run: Path, stage: str) -> Finished:
+    """The finished shards of a stage; one whose file is damaged is not finished."""
+    there = shard_stamps(run, stage)
+    kept = _kept(run, stage, there)
+    known = set(np.unique(kept["shard"].to_numpy()).tolist())
+    new = sorted(set(there) - known)
+    with ThreadPoolExecutor(THREADS) as threads:
+        read = [table for table in threads.map(lambda shard: _read(run, stage, shard, there[shard]), new) if table]
+    table = kept
+    if read:
+        table = pa.concat_tables([kept, *read])
+        table = table.take(pc.sort_indices(table, [("shard", "ascending"), ("index", "ascending")])).combine_chunks()
+    if len(read) >= WORTH_KEEPING or (known and len(new) > len(known)):
+        with suppress(OSError):  # of a run folder that may only be read, it is asked anew each time
+            write_parquet(table, _path(run, stage))
+    return Finished(table)
+
+
+def _path(run: Path, stage: str) -> Path:
+    return run / "items" / f"{stage}.parquet"
+
+
+def shard_stamps(run: Path, stage: str) -> dict[int, tuple[int, int]]:
+    """Bytes and time (nanoseconds) of each finished shard's file."""
+    folder = items_path(run, stage, 0).parent
+    if not folder.exists():
+        return {}
+    with os.scandir(folder) as entries:
+        return {int(name): stamp for name, stamp in _stamps(entries) if name.isdecimal()}
+
+
+def _stamps(entries: Iterator["os.DirEntry[str]"]) -> Iterator[tuple[str, tuple[int, int]]]:
+    for entry in entries:
+        if entry.name.endswith(".parquet"):
+            found = entry.stat()
+            yield entry.name.removesuffix(".parquet"), (found.st_size, found.st_mtime_ns)
+
+
+def _kept(run: Path, stage: str, there: dict[int, tuple[int, int]]) -> pa.Table:
+    """What was kept of the shards whose files are still the same."""
+    nothing = FINISHED.empty_table()
+    if not there or not _path(run, stage).exists():
+        return nothing
+    try:
+        table = read_table(_path(run, stage)).select(FINISHED.names).cast(FINISHED)
+    except (ManifestError, KeyError, pa.ArrowException):
+        return nothing  # of another version, or damaged: the shards' own files say the same
+    stamps = np.full((max(there) + 1, 2), -1, np.int64)
+    stamps[list(there)] = list(there.values())
+    shard, size, made = (np.asarray(table[name].to_numpy(), np.int64) for name in ("shard", "bytes", "made"))
+    inside = shard < len(stamps)
+    now = stamps[np.where(inside, shard, 0)]
+    same = inside & (now[:, 0] == size) & (now[:, 1] == made)
+    return table if same.all() else table.filter(pa.array(same))
+
+
+def _read(run: Path, stage: str, shard: int, stamp: tuple[int, int]) -> pa.Table | None:
+    """A shard's rows out of its own file, or ``None`` if it is damaged."""
+    try:
+        with pq.ParquetFile(items_path(run, stage, shard)) as file:
+            made = fingerprint_of(file)
+            table = file.read(columns=COLUMNS)
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        return None
+    rows = table.num_rows
+    facts = {"shard": shard, "bytes": stamp[0], "made": stamp[1], "fingerprint": made}
+    for name, value in facts.items():
+        table = table.append_column(name, pa.array([value] * rows, FINISHED.field(name).type))
+    try:
+        return table.select(FINISHED.names).cast(FINISHED)
+    except (KeyError, pa.ArrowException):
+        return None  # of a version that held less
