@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from s3pot_batch.manifests.schema import SCHEMA_VERSION
 REDO = "delete it and run the command again"
 
 
-def read_table(path: Path, advice: str = REDO) -> pa.Table:
-    """Read one Parquet file whole.
+def read_table(path: Path, advice: str = REDO, columns: Collection[str] | None = None) -> pa.Table:
+    """Read one Parquet file, or those of some columns that it has.
 
     Raises:
         ManifestError: it cannot be read; the text ends with ``advice``.
     """
     try:
         with pq.ParquetFile(path) as file:  # read_table() refuses repeated column names before we can name them
-            return file.read()
+            return file.read(None if columns is None else [name for name in file.schema_arrow.names if name in columns])
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error, advice) from error
 

@@ -28,6 +28,8 @@ COLUMNS = [name for name in FINISHED.names if name not in ("shard", "made", "byt
 """What is read out of a shard's own file."""
 WORTH_KEEPING = 64
 """Shards that are read anew before the file is written anew."""
+Stamps = dict[int, tuple[int, int]]
+"""Bytes and time (nanoseconds) of finished shards' files."""
 THREADS = 8
 """Files that are asked at once."""
 
@@ -72,9 +74,21 @@ class Finished:
         return rows
 
 
+_LAST: dict[tuple[Path, str], tuple[Stamps, Finished]] = {}
+"""What was answered last, and for which files: a command asks several times."""
+
+
 def finished(run: Path, stage: str) -> Finished:
     """The finished shards of a stage; one whose file is damaged is not finished."""
     there = shard_stamps(run, stage)
+    if _LAST.get((run, stage), (None, None))[0] == there:
+        return _LAST[run, stage][1]
+    found = Finished(_table(run, stage, there))
+    _LAST[run, stage] = there, found
+    return found
+
+
+def _table(run: Path, stage: str, there: Stamps) -> pa.Table:
     kept = _kept(run, stage, there)
     known = set(np.unique(kept["shard"].to_numpy()).tolist())
     new = sorted(set(there) - known)
@@ -87,14 +101,14 @@ def finished(run: Path, stage: str) -> Finished:
     if len(read) >= WORTH_KEEPING or (known and len(new) > len(known)):
         with suppress(OSError):  # of a run folder that may only be read, it is asked anew each time
             write_parquet(table, _path(run, stage))
-    return Finished(table)
+    return table
 
 
 def _path(run: Path, stage: str) -> Path:
     return run / "items" / f"{stage}.parquet"
 
 
-def shard_stamps(run: Path, stage: str) -> dict[int, tuple[int, int]]:
+def shard_stamps(run: Path, stage: str) -> Stamps:
     """Bytes and time (nanoseconds) of each finished shard's file."""
     folder = items_path(run, stage, 0).parent
     if not folder.exists():
@@ -110,7 +124,7 @@ def _stamps(entries: Iterator["os.DirEntry[str]"]) -> Iterator[tuple[str, tuple[
             yield entry.name.removesuffix(".parquet"), (found.st_size, found.st_mtime_ns)
 
 
-def _kept(run: Path, stage: str, there: dict[int, tuple[int, int]]) -> pa.Table:
+def _kept(run: Path, stage: str, there: Stamps) -> pa.Table:
     """What was kept of the shards whose files are still the same."""
     nothing = FINISHED.empty_table()
     if not there or not _path(run, stage).exists():

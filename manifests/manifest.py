@@ -8,13 +8,21 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from s3pot_batch.manifests.confine import outside_of
 from s3pot_batch.manifests.embedded import embedded_location, read_photo_table
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.hints import box_problem, finite, landmarks_problem
 from s3pot_batch.manifests.schema import SEGMENTS
+
+DIGESTED = 10_000
+"""Rows that are text at once, for the digest."""
+PLAIN = r"^[^/.][^/]*(/[^/.][^/]*)*$"
+"""Names that lead down from a folder, and that a path would leave as they are."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +73,10 @@ def read_manifest(path: Path, limit: int | None = None, confine: Collection[str]
         image_ids = _derived_ids(folder, table["image"].to_pylist() if embedded else images)
         table = table.append_column("image_id", pa.array(image_ids, pa.string()))
     bboxes, landmarks = (_numbers(path, table, column, problems) for column in (BBOX, LANDMARKS))
-    content = repr((images, image_ids, bboxes, landmarks, problems.found)).encode()
     table, notes = _beside_the_answer(table)
     return Manifest(
         path, table, images, image_ids, bboxes, landmarks, tuple(problems.found), notes,
-        hashlib.sha256(content).hexdigest(),
+        _digest((images, image_ids, bboxes, landmarks, problems.found)),
     )  # fmt: skip
 
 
@@ -130,28 +137,51 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _locations(table: pa.Table, folder: Path, problems: Problems, confine: Collection[str] | None) -> tuple[str, ...]:
     """Where every row's photo is; "" for a row that names none."""
-    found = list[str]()
-    for row, name in enumerate(table["image"].to_pylist()):
+    names = table["image"].combine_chunks()
+    found: list[str] = pc.binary_join_element_wise(f"{folder}", names, os.sep).to_pylist()
+    # Of a million names nearly all are plain; the others are looked at one by one.
+    odd = range(len(names)) if confine is not None else np.flatnonzero(~_plain_names(names)).tolist()
+    for row in odd:
+        name = names[row].as_py()
         if not name:
             problems.add(row, "MissingFile", "image", "empty; every row needs a photo")
-            found.append("")
+            found[row] = ""
             continue
-        location = name if "://" in name or Path(name).is_absolute() else str(folder / name)
-        if confine is not None and (reason := outside_of(location, folder, confine)):
+        found[row] = name if "://" in name or Path(name).is_absolute() else str(folder / name)
+        if confine is not None and (reason := outside_of(found[row], folder, confine)):
             problems.add(row, "OutOfBounds", "image", f"{reason}, and --confine forbids that")
-        found.append(location)
     return tuple(found)
 
 
+def _plain_names(names: pa.Array) -> NDArray[np.bool_]:
+    if os.sep != "/":
+        return np.zeros(len(names), bool)
+    plain = pc.match_substring_regex(names, PLAIN).fill_null(pa.scalar(value=False))
+    return np.asarray(plain.to_numpy(zero_copy_only=False), bool)
+
+
 def _own_ids(path: Path, table: pa.Table) -> tuple[str, ...]:
+    ids = table["image_id"].to_pylist()
+    if len(set(ids)) == len(ids) and all(ids):
+        return tuple(ids)
     seen: dict[str, int] = {}
-    for row, name in enumerate(table["image_id"].to_pylist()):
+    for row, name in enumerate(ids):
         if not name:
             raise ManifestError(f"{path}: row {row}, column image_id: empty; drop the column or fill it")
         if name in seen:
             raise ManifestError(f"{path}: row {row}, column image_id: {name} is also row {seen[name]}; make it unique")
         seen[name] = row
     return tuple(seen)
+
+
+def _digest(columns: Sequence[Sequence[object]]) -> str:
+    """SHA-256 (hex) of the columns, piece by piece: of a million rows, the whole text would take memory."""
+    digest = hashlib.sha256()
+    for column in columns:
+        for first in range(0, len(column), DIGESTED):
+            digest.update(repr(list(column[first : first + DIGESTED])).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
 
 
 def _derived_ids(folder: Path, images: Sequence[str]) -> tuple[str, ...]:
@@ -189,7 +219,7 @@ LANDMARKS = Numbers("landmarks", 10, pairs=True, kind="BadLandmarks", problem=la
 def _numbers(path: Path, table: pa.Table, column: Numbers, problems: Problems) -> tuple[tuple[float, ...] | None, ...]:
     """Each row's numbers, pairs flattened; None where there are none, or wrong ones."""
     if column.name not in table.column_names:
-        return tuple(None for _ in range(table.num_rows))
+        return (None,) * int(table.num_rows)
     kind, depth = table.schema.field(column.name).type, 0
     while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         kind, depth = kind.value_type, depth + 1

@@ -18,6 +18,10 @@ from s3pot_batch.manifests.schema import PLAN
 SHARD_PHOTOS = 16
 """Photos per shard, at least."""
 MOST_SHARDS = 8192
+PLACES = ("index", "shard", "row", "wanted")
+"""Columns that say where a photo stands."""
+LISTED = ("image", "bbox", "landmarks", "problem")
+"""What a manifest says of a photo, its id aside."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,10 @@ class Plan:
         if self._wanted.all():
             return list(range(self.shards))
         return [int(shard) for shard in np.unique(self._shard_of[self._wanted])]
+
+    def shards_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The shards of some photos, each once."""
+        return np.unique(self._shard_of[numbers])
 
     def numbers(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
         """The photos' numbers in the plan, by id; −1 for one that is not planned."""
@@ -210,33 +218,38 @@ def _fits(run: Path, shard: int, image_ids: Sequence[str]) -> bool:
 
 def _grown(plan: Plan, manifest: Manifest, numbers: NDArray[np.int64]) -> Settled:
     """The plan with the manifest's photos wanted, and no others."""
-    rows, stale = plan.table.to_pylist(), set[int]()
-    for row in rows:
-        row["wanted"] = False
-    for at, number in enumerate(numbers.tolist()):
-        if number < 0:
-            continue
-        known, listed = rows[number], _listed(manifest, at)
-        before = _item(known)
-        same = all(getattr(before, name) == value for name, value in listed.items() if name != "image")
-        if not same or Path(before.image).name != Path(manifest.images[at]).name:
-            stale.add(before.shard)
-        known.update(listed, wanted=True)
-    table = pa.Table.from_pylist(rows, PLAN)
-    new = [at for at, number in enumerate(numbers.tolist()) if number < 0]
+    listed = _appended(manifest, range(len(numbers)), plan.shard_size, plan.max_faces, first=0, shard=0)
+    known = np.flatnonzero(numbers >= 0)
+    changed = _changed(plan.table.take(pa.array(numbers[known])), listed.take(pa.array(known)))
+    stale = frozenset(plan.shards_of(numbers[known][changed]).tolist())
+    listed_at = np.full(plan.table.num_rows, -1)
+    listed_at[numbers[known]] = known
+    at = pa.array(np.where(listed_at < 0, np.arange(len(listed_at)), len(listed_at) + listed_at))
+    table = plan.table
+    for name in LISTED:
+        both = pa.chunked_array([*table[name].chunks, *listed[name].chunks], PLAN.field(name).type)
+        table = table.set_column(table.column_names.index(name), name, both.take(at))
+    kept = table.drop_columns("wanted") if "wanted" in table.column_names else table
+    table = kept.append_column(PLAN.field("wanted"), pa.array(listed_at >= 0)).select(PLAN.names).cast(PLAN)
+    new = np.flatnonzero(numbers < 0).tolist()
     if new:
-        more = _appended(manifest, new, plan.shard_size, plan.max_faces, first=len(rows), shard=plan.shards)
+        first, shard = table.num_rows, plan.shards
+        more = _appended(manifest, new, plan.shard_size, plan.max_faces, first=first, shard=shard)
         table = pa.concat_tables([table, more])
     grown = replace(plan, table=table.combine_chunks(), manifest_digest=manifest.digest)
-    return Settled(grown, stale=frozenset(stale))
+    return Settled(grown, stale=stale)
 
 
-def _listed(manifest: Manifest, at: int) -> dict[str, object]:
-    """What a manifest's row says of a photo."""
-    return {
-        "image": manifest.images[at], "bbox": manifest.bboxes[at], "landmarks": manifest.landmarks[at],
-        "problem": manifest.problems[at],
-    }  # fmt: skip
+def _changed(before: pa.Table, now: pa.Table) -> NDArray[np.bool_]:
+    """Which photos have another file name, box, landmarks or problem; another folder alone is no change."""
+    changed = np.zeros(before.num_rows, bool)
+    for row in np.flatnonzero(pc.not_equal(before["image"], now["image"]).to_numpy()).tolist():
+        changed[row] = Path(before["image"][row].as_py()).name != Path(now["image"][row].as_py()).name
+    for name in LISTED[1:]:
+        some = pc.or_(pc.is_valid(before[name]), pc.is_valid(now[name])).to_numpy()
+        for row in np.flatnonzero(some).tolist():
+            changed[row] |= before[name][row].as_py() != now[name][row].as_py()
+    return changed
 
 
 def _appended(
@@ -264,8 +277,12 @@ def write_plan(plan: Plan, run: Path) -> None:
     write_parquet(plan.table, run / "plan.parquet", {key: str(value) for key, value in facts.items()})
 
 
-def read_plan(run: Path) -> Plan:
+def read_plan(run: Path, *, names: bool = True) -> Plan:
     """Read ``run/plan.parquet``.
+
+    Args:
+        run: the run folder.
+        names: with the photos' names, boxes and landmarks; who only counts can do without.
 
     Raises:
         ManifestError: there is none, or it is damaged.
@@ -273,6 +290,6 @@ def read_plan(run: Path) -> Plan:
     path = run / "plan.parquet"
     if not path.exists():
         raise ManifestError(f"{run}: no plan there; run s3pot-batch references or segment first")
-    table = read_table(path, "use another --run")
+    table = read_table(path, "use another --run", None if names else PLACES)
     facts = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     return Plan(table, int(facts["shard_size"]), int(facts["max_faces"]), facts["manifest_digest"])

@@ -62,7 +62,7 @@ def run_status(run: Path) -> RunStatus:
     Raises:
         ManifestError: there is no run.
     """
-    plan = read_plan(run)
+    plan = read_plan(run, names=False)
     every = (_stage_status(run, plan, stage.name) for stage in STAGES if stage.scope == "shard")
     stages = tuple(status for status in every if status.shards_done or status.stage in ALWAYS)
     checkpoint = (run / "checkpoint" / "model.safetensors").exists()
