@@ -122,19 +122,28 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
 
 
-def check_run(config: Config, run: Path, stages: Sequence[str]) -> None:
-    """Make sure that what a run folder holds of ``stages`` was made with the same settings.
+def differing_inputs(config: Config, run: Path, stage: str) -> list[str] | None:
+    """In what the settings differ from those that a run folder's stage was made with; ``None`` if it holds none."""
+    made = _settled(run).get("inputs", {})
+    return difference(made[stage], _plain(config.inputs(stage))) if stage in made else None
+
+
+def outdated_stages(config: Config, run: Path, stages: Sequence[Stage]) -> dict[str, str]:
+    """Which later stages of a run folder were made with other settings, and with which.
+
+    They are done again. Stage one costs most, and has to be asked for in another folder.
 
     Raises:
-        ConfigError: naming every setting that differs.
+        ConfigError: it is the first stage; the line names every setting that differs.
     """
-    made = _settled(run).get("inputs", {})
+    outdated = dict[str, str]()
     for stage in stages:
-        differing = difference(made[stage], _plain(config.inputs(stage))) if stage in made else []
+        differing = "; ".join(differing_inputs(config, run, stage.name) or ())
+        if differing and not stage.needs:
+            raise ConfigError(f"{run} holds {stage.name} made with other settings: {differing}; use another --run")
         if differing:
-            raise ConfigError(
-                f"{run} holds {stage} made with other settings: {'; '.join(differing)}; use another --run"
-            )
+            outdated[stage.name] = differing
+    return outdated
 
 
 def write_run(config: Config, run: Path, stages: Sequence[str]) -> None:

@@ -1,10 +1,11 @@
 """A job: one command over one manifest in one run folder, stage by stage."""
 
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from s3pot_batch.manifests.manifest import Manifest, read_manifest
 from s3pot_batch.manifests.outcomes import items_path, other_settings
 from s3pot_batch.manifests.plan import Plan, Settled, settled, write_plan
 from s3pot_batch.pipeline import config as configuration
+from s3pot_batch.pipeline.borrowing import borrow_references, check_lender
 from s3pot_batch.pipeline.changes import changed_shards
 from s3pot_batch.pipeline.config import Config
 from s3pot_batch.pipeline.devices import Place, cpu_cores, placement, visible_gpus
@@ -39,6 +41,10 @@ class Job:
     target: str
     changed: frozenset[int] = frozenset()
     """Shards with photos that are other ones by now, or that failed and may come through."""
+    outdated: Mapping[str, str] = field(default_factory=dict)
+    """Stages that were made with other settings, and are done again; and with which."""
+    lender: Path | None = None
+    """A run folder whose references are taken over."""
 
     @property
     def plan(self) -> Plan:
@@ -60,7 +66,10 @@ class Job:
         made, stale = self.config.fingerprint(stage.name), self.stale
         if stage.scope == "run":
             return [] if stage.is_done(self.run, 0, made) else [0]
-        done = finished(self.run, stage.name).fingerprints
+        if stage.name in self.outdated:
+            return self.plan.wanted_shards
+        borrowed = self.lender is not None and stage.name == "references" and not (self.run / "items").exists()
+        done = finished(self.lender if borrowed and self.lender else self.run, stage.name).fingerprints
         pending = [shard for shard in self.plan.wanted_shards if shard in stale or shard not in done]
         for shard in set(self.plan.wanted_shards).difference(pending):
             if done[shard] != made:
@@ -137,10 +146,13 @@ def open_job(options: Options, target: str) -> Job:
         resolved = resolved.with_checkpoint(options.checkpoint or trained)
     confine = [one.strip() for one in options.schemes.split(",") if one.strip()] if options.confine else None
     manifest = read_manifest(options.manifest, options.limit, confine)
-    found = settled(manifest, run, max_faces=resolved.settings.faces.max_faces, shard_size=options.shard_size)
-    configuration.check_run(resolved, run, [stage.name for stage in stages])
-    changed = changed_shards(run, found.plan, retry_failed=options.retry_failed)
-    return Job(options, run, resolved, manifest, found, target, changed)
+    lender = options.references if not (run / "plan.parquet").exists() else None  # taken over once
+    if lender:
+        check_lender(resolved, lender)
+    found = settled(manifest, lender or run, max_faces=resolved.settings.faces.max_faces, shard_size=options.shard_size)
+    outdated = configuration.outdated_stages(resolved, run, stages)
+    changed = changed_shards(lender or run, found.plan, retry_failed=options.retry_failed)
+    return Job(options, run, resolved, manifest, found, target, changed, outdated, lender)
 
 
 def work(job: Job) -> Summary:
@@ -149,7 +161,8 @@ def work(job: Job) -> Summary:
     Raises:
         ConfigError: another command works in the run folder.
     """
-    for note in (*job.manifest.notes, *job.settled.notes):
+    again = [f"{name} was made with other settings ({what}); it is done again" for name, what in job.outdated.items()]
+    for note in (*job.manifest.notes, *job.settled.notes, *again):
         sys.stderr.write(f"Note: {note}\n")
     job.run.mkdir(parents=True, exist_ok=True)
     with locked(job.run):
@@ -159,6 +172,7 @@ def work(job: Job) -> Summary:
 def _work(job: Job) -> Summary:
     started = time.monotonic()
     _settle(job)
+    job = replace(job, outdated={}, lender=None)
     reports: list[ShardReport] = []
     lacking: set[int] = set()
     pending = {stage.name: job.pending(stage) for stage in job.stages}
@@ -198,12 +212,26 @@ def _summary_of_run(job: Job, target: Stage, reports: Sequence[ShardReport], sec
 
 def _settle(job: Job) -> None:
     """Write down the plan and the settings: from here on the run folder is bound to them."""
+    if job.lender:
+        borrow_references(job.lender, job.run)
+    for stage in job.stages:
+        if stage.name in job.outdated:
+            _forget(job.run, stage)
     for shard in job.stale:
         for stage in STAGES:
             items_path(job.run, stage.name, shard).unlink(missing_ok=True)
-    if not job.settled.written:
+    if job.lender or not job.settled.written:
         write_plan(job.plan, job.run)
     configuration.write_run(job.config, job.run, [stage.name for stage in job.stages])
+
+
+def _forget(run: Path, stage: Stage) -> None:
+    """Remove what a stage has made, its checkpoint aside, which is replaced when there is another."""
+    shutil.rmtree(items_path(run, stage.name, 0).parent, ignore_errors=True)
+    if stage.store:
+        shutil.rmtree(run / stage.store, ignore_errors=True)
+    if stage.scope == "run":
+        (run / "checkpoint" / "training.pt").unlink(missing_ok=True)
 
 
 def _run_stage(job: Job, stage: Stage, shards: Sequence[int], run: Runner, device: str) -> list[ShardReport]:

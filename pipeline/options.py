@@ -38,6 +38,9 @@ Checkpoint = Annotated[
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Also work on all photos again that have failed, whatever the reason.")
 ]
+References = Annotated[
+    Path | None, typer.Option("--references", help="A run folder whose references are taken over, for a new --run.")
+]
 Confine = Annotated[
     bool, typer.Option("--confine", help="For other people's manifests: photos in its folder, and some URLs.")
 ]
@@ -63,6 +66,7 @@ class Options:
     shard_size: ShardSize = None
     batch_size: BatchSize = 8
     checkpoint: Checkpoint = None
+    references: References = None
     retry_failed: RetryFailed = False
     confine: Confine = False
     schemes: Schemes = "https"

@@ -12,7 +12,7 @@ commands = typer.Typer()
 
 
 @commands.command(epilog="Example: s3pot-batch references --manifest in.parquet --workers 4")
-@takes(Options, without=("checkpoint", "per_image"))
+@takes(Options, without=("checkpoint", "references", "per_image"))
 def references(options: Options, *, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Stage one: find faces and generate each face as it would be with nothing in front."""
     _work(options, "references", dry_run=dry_run, as_json=as_json)

@@ -9,7 +9,6 @@ from s3pot_batch.manifests.plan import Settled
 from s3pot_batch.pipeline.job import Job, work
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.objectives import OBJECTIVES
-from s3pot_batch.stages.references import STORE
 
 BELOW = "ablation"
 """The folder in a run's own that holds the variants' runs."""
@@ -91,15 +90,6 @@ def varied(base: Job, variant: Variant, target: str) -> Job:
     """The job of one variant towards a stage, in a folder of its own below the base's."""
     run = base.run / BELOW / variant.folder / ("training" if target == "train" else "photos")
     config = base.config.with_settings(variant.changes)
-    if config.fingerprint("references") == base.config.fingerprint("references"):
-        borrow(base.run, run, (STORE, "items/references"))
-    return replace(base, run=run, config=config, target=target, settled=Settled(base.plan))
-
-
-def borrow(source: Path, run: Path, names: tuple[str, ...]) -> None:
-    """Make parts of one run folder visible in another."""
-    for name in names:
-        there = run / name
-        if (source / name).exists() and not there.exists():
-            there.parent.mkdir(parents=True, exist_ok=True)
-            there.symlink_to((source / name).resolve(), target_is_directory=True)
+    same = config.fingerprint("references") == base.config.fingerprint("references")
+    lender = base.run if same and not (run / "plan.parquet").exists() else None
+    return replace(base, run=run, config=config, target=target, settled=Settled(base.plan), lender=lender)

@@ -2,7 +2,7 @@ import tomllib
 
 import pytest
 
-from s3pot_batch.pipeline.config import Config, check_run, resolve, write_run
+from s3pot_batch.pipeline.config import Config, outdated_stages, resolve, write_run
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.profiles import PartSpec, Profile, find_profile
 from s3pot_batch.stages.settings import Settings
@@ -111,11 +111,16 @@ def test_a_checkpoint_is_known_by_its_bytes_not_its_place(config, tmp_path):
 def test_a_run_folder_keeps_to_its_settings(config, tmp_path):
     run = tmp_path / "run"
     write_run(config, run, ("references", "segments"))
-    check_run(config, run, ("references", "segments"))
+    assert outdated_stages(config, run, config.stages("segments")) == {}
     other = with_settings(config, "references", steps=3)
     with pytest.raises(ConfigError, match=r"references.steps \(1 → 3\); use another --run"):
-        check_run(other, run, ("references",))
-    check_run(with_settings(config, "training", epochs=3), run, ("references", "train"))
+        outdated_stages(other, run, other.stages("references"))
+    longer = with_settings(config, "training", epochs=3)
+    assert outdated_stages(longer, run, longer.stages("train")) == {}
+    stricter = with_settings(config, "segments", threshold=0.75)
+    assert outdated_stages(stricter, run, stricter.stages("segments")) == {
+        "segments": "segments.threshold (0.5 → 0.75)"
+    }
 
 
 def test_the_written_config_repeats_the_run(config, tmp_path):

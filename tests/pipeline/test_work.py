@@ -143,22 +143,67 @@ def test_stages_may_be_done_in_turn_and_by_the_runs_own_config(photos, segmented
     assert (folder / "config.toml").read_text() == (segmented / "config.toml").read_text()
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        (("--seed", 1), "references made with other settings: seed (0 → 1)"),
-        (("--per-image",), "segments made with other settings: "),
-    ],
-    ids=["seed", "per image"],
-)
-def test_a_run_folder_keeps_to_what_it_was_made_with(photos, segmented, options, reason):
+def test_a_run_folder_keeps_to_what_its_references_were_made_with(photos, segmented):
     before = times(segmented)
-    done = working("segment", photos, segmented, *options)
+    done = working("segment", photos, segmented, "--seed", 1)
     assert done.exit_code == 2
-    assert reason in done.stderr
+    assert "references made with other settings: seed (0 → 1)" in done.stderr
     assert done.stderr.endswith("; use another --run\n")
     assert len(done.stderr.strip().splitlines()) == 1
     assert times(segmented) == before
+
+
+def settings_file(folder: Path, text: str) -> Path:
+    (folder / "settings.toml").write_text(text)
+    return folder / "settings.toml"
+
+
+def test_another_setting_of_stage_two_redoes_stage_two_alone(photos, segmented, tmp_path):
+    folder = Path(shutil.copytree(segmented, tmp_path / "run"))
+    before, threshold = times(folder), "[segments]\nthreshold = 0.9\n"
+    options = ("--config", settings_file(tmp_path, threshold))
+    preview = json.loads(working("segment", photos, folder, *options, "--dry-run", "--json").stdout)
+    assert preview["shards to do"] == {"references": 0, "segments": 3}
+    assert times(folder) == before
+    done = working("segment", photos, folder, *options)
+    assert done.exit_code == 1
+    assert "segments was made with other settings (segments.threshold (0.5 → 0.9)); it is done again" in done.stderr
+    again = {name for name, when in times(folder).items() if when != before[name]}
+    assert again == {f"items/segments/{shard:05d}.parquet" for shard in range(3)}
+    assert answer_of(folder)[0]["occlusion_ratio"] < answer_of(segmented)[0]["occlusion_ratio"]
+    assert "done again" not in working("segment", photos, folder, *options).stderr
+
+
+def test_references_of_another_run_are_taken_over(photos, segmented, tmp_path):
+    folder, before = tmp_path / "run", times(segmented)
+    rows, options = answer_of(segmented), ("--references", segmented)
+    preview = json.loads(working("segment", photos, folder, *options, "--dry-run", "--json").stdout)
+    assert preview["shards to do"] == {"references": 0, "segments": 3}
+    assert not folder.exists()
+    assert working("segment", photos, folder, *options).exit_code == 1
+    assert [{**row, "run": "run"} for row in answer_of(folder)] == [{**row, "run": "run"} for row in rows]
+    face = "references.zarr/raw/c.0.0.0.0"
+    assert (folder / face).samefile(segmented / face), "it is a link, and takes no room"
+    (folder / face).unlink()  # what is mended in one folder leaves the other alone
+    shutil.rmtree(folder / "items" / "segments")
+    assert working("segment", photos, folder, *options).exit_code == 1
+    assert not (folder / face).samefile(segmented / face)
+    assert times(segmented) == before
+    assert working("segment", photos, segmented).exit_code == 1
+    assert answer_of(segmented) == rows
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [((), "no plan there"), (("--seed", 1), "they were made with other settings: seed (0 → 1)")],
+    ids=["no run", "another seed"],
+)
+def test_references_of_other_settings_are_refused(photos, segmented, tmp_path, options, reason):
+    lender = segmented if options else tmp_path
+    done = working("segment", photos, tmp_path / "run", "--references", lender, *options)
+    assert done.exit_code == 2
+    assert reason in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_a_run_grows_shrinks_and_follows_its_manifest(photos, segmented, tmp_path):
