@@ -67,10 +67,11 @@ class Finished:
         counts = pc.value_counts(self.table["status"]).to_pylist()
         return dict.fromkeys(STATUSES, 0) | {entry["values"]: entry["counts"] for entry in counts}
 
-    def failures(self) -> list[dict[str, str]]:
+    def failures(self, plan: Plan) -> list[dict[str, str]]:
         """``image_id``, ``error_type`` and ``error`` of each photo that failed."""
         failed = self.table.filter(pc.equal(self.table["status"], "failed"))
-        rows: list[dict[str, str]] = failed.select(["image_id", "error_type", "error"]).to_pylist()
+        named = failed.append_column("image_id", plan.table["image_id"].take(failed["index"]))
+        rows: list[dict[str, str]] = named.select(["image_id", "error_type", "error"]).to_pylist()
         return rows
 
 
@@ -96,7 +97,7 @@ def _table(run: Path, stage: str, there: Stamps) -> pa.Table:
         read = [table for table in threads.map(lambda shard: _read(run, stage, shard, there[shard]), new) if table]
     table = kept
     if read:
-        table = pa.concat_tables([kept, *read])
+        table = pa.concat_tables([kept, *read]).unify_dictionaries()
         table = table.take(pc.sort_indices(table, [("shard", "ascending"), ("index", "ascending")])).combine_chunks()
     if len(read) >= WORTH_KEEPING or (known and len(new) > len(known)):
         with suppress(OSError):  # of a run folder that may only be read, it is asked anew each time

@@ -256,13 +256,13 @@ def _appended(
     manifest: Manifest, rows: Sequence[int], shard_size: int, max_faces: int, *, first: int, shard: int
 ) -> pa.Table:
     """Some rows of a manifest as photos number ``first`` and following, in shards that begin with ``shard``."""
-    shards = [shard + n // shard_size for n in range(len(rows))]
-    slots = [(shard * shard_size + n) * max_faces for n in range(len(rows))]
+    order = np.arange(len(rows))
     columns = {
-        "index": range(first, first + len(rows)), "image_id": [manifest.image_ids[row] for row in rows],
+        "index": first + order, "image_id": [manifest.image_ids[row] for row in rows],
         "image": [manifest.images[row] for row in rows], "bbox": [manifest.bboxes[row] for row in rows],
         "landmarks": [manifest.landmarks[row] for row in rows], "problem": [manifest.problems[row] for row in rows],
-        "shard": shards, "row": slots, "wanted": [True] * len(rows),
+        "shard": shard + order // shard_size, "row": (shard * shard_size + order) * max_faces,
+        "wanted": np.ones(len(rows), bool),
     }  # fmt: skip
     return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in PLAN], schema=PLAN)
 

@@ -53,11 +53,8 @@ FINISHED = pa.schema(
         ("shard", pa.int32()),
         ("bytes", pa.int64()),
         ("made", pa.int64()),
-        ("fingerprint", pa.string()),
-        *(
-            ITEM_SCHEMA.field(name)
-            for name in ("index", "image_id", "status", "error_type", "error", "file_size", "file_time")
-        ),
+        ("fingerprint", pa.dictionary(pa.int32(), pa.string())),
+        *(ITEM_SCHEMA.field(name) for name in ("index", "status", "error_type", "error", "file_size", "file_time")),
     ]
 )
 """``items/STAGE.parquet``: what is asked most of all shards' files, and these files' sizes and times (nanoseconds)."""

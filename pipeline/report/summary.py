@@ -67,7 +67,7 @@ def summarise(
     reasons = {report.shard: report.error for report in reports if report.error}
     done = finished(run, stage).of(plan)
     tally = Counter(done.statuses)
-    failures = [Failure(**row) for row in done.failures()]
+    failures = [Failure(**row) for row in done.failures(plan)]
     for shard in plan.wanted_shards:
         if shard not in done.fingerprints:
             kind, _, reason = reasons.get(shard, "ShardError: its shard was not finished; run again").partition(": ")

@@ -48,11 +48,12 @@ def opened(monkeypatch) -> list[int]:
     return asked
 
 
-def test_nothing_is_finished_in_an_empty_folder(tmp_path):
+def test_nothing_is_finished_in_an_empty_folder(tmp_path, plan):
+    (tmp_path / "in.parquet").unlink()
     found = finished(tmp_path, STAGE)
     assert found.fingerprints == {}
     assert found.statuses == {"ok": 0, "no_face": 0, "failed": 0}
-    assert found.failures() == []
+    assert found.failures(plan) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -69,7 +70,7 @@ def test_files_are_opened_once_and_again_where_they_changed(run, plan, monkeypat
     assert sorted(asked) == [3, 5, SHARDS - 1]
     assert found.statuses == {"ok": 2 * SHARDS - 6, "no_face": 2, "failed": 2}
     assert found.fingerprints == {shard: "g" if shard == 3 else "f" for shard in range(SHARDS) if shard != 7}
-    assert [row["image_id"] for row in found.failures()] == ["6", "7"]
+    assert [row["image_id"] for row in found.failures(plan)] == ["6", "7"]
     assert found.table["index"].to_pylist() == [n for n in range(2 * SHARDS) if n not in (14, 15)]
 
 
