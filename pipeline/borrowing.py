@@ -10,6 +10,9 @@ from s3pot_batch.pipeline.config import Config, differing_inputs
 from s3pot_batch.stages.base import stage_named
 from s3pot_batch.stages.errors import ConfigError
 
+UNFINISHED = shutil.ignore_patterns(".*", "*.lock", "*.trying")
+"""Files of somebody who is at work there."""
+
 
 def check_lender(config: Config, lender: Path) -> None:
     """Make sure that a run folder holds references that were made with these settings.
@@ -38,7 +41,9 @@ def borrow_references(lender: Path, run: Path) -> None:
     store = f"{stage_named(STAGE).store}"
     for name in (store, f"items/{STAGE}"):
         if (lender / name).exists():
-            shutil.copytree(lender / name, run / name, copy_function=_linked, dirs_exist_ok=True)
+            shutil.copytree(
+                lender / name, run / name, ignore=UNFINISHED, copy_function=_linked, dirs_exist_ok=True
+            )  # fmt: skip
 
 
 def _linked(source: str, target: str) -> None:
