@@ -17,6 +17,7 @@ from s3pot_batch.manifests.outcomes import Checksums, Outcome, shard_is_done, wr
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.manifests.schema import STATUSES
 from s3pot_batch.stages.errors import RetryableError
+from s3pot_batch.stages.models.memory import out_of_memory
 from s3pot_batch.stages.models.profiles import Profile
 from s3pot_batch.stages.settings import PROMPTING, SECTIONS, Settings
 
@@ -185,20 +186,20 @@ def run_task(task: ShardTask, context: StageContext) -> ShardReport:
     """Do one task of any stage: nothing if it is done, else its work; the outcomes are written last and mark the end.
 
     Raises:
-        RetryableError: the device ran out of memory.
+        RetryableError: memory ran out, be it while a model was loaded.
     """
     started, stage = time.perf_counter(), stage_named(task.stage)
     if stage.is_done(task.run, task.shard, context.fingerprint):
         return ShardReport(stage.name, task.shard, len(task.items), skipped=True)
-    work = stage.module.work  # imports torch, which names the error below
-    from torch.cuda import OutOfMemoryError
-
+    work = stage.module.work
     try:
         if stage.scope == "run":
             report: ShardReport = work(task, context)
             return report
         result: ShardResult = work(task.items, context)
-    except OutOfMemoryError as error:
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
         raise RetryableError(f"out of memory with {context.faces_at_once} faces at once") from error
     checksums: Checksums = {}
     if stage.store:

@@ -245,8 +245,9 @@ class TestDriver:
         assert not (context.run / "checkpoint" / "model.safetensors").exists()
 
     @pytest.mark.usefixtures("toy_parts")
-    def test_a_card_that_has_no_room_for_the_model_can_be_tried_again(self, run):
-        context = with_segmenter(run[1], "exhausted", at_once=True)
+    @pytest.mark.parametrize("at_once", ["card", "start", "machine"])
+    def test_what_has_no_room_for_the_model_can_be_tried_again(self, run, at_once):
+        context = with_segmenter(run[1], "exhausted", at_once=at_once)
         with pytest.raises(RetryableError, match="out of memory"):
             do("segments", context)
 

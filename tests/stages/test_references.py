@@ -78,7 +78,15 @@ def test_a_photo_that_kills_its_process_is_left_out_and_its_neighbours_are_not(t
     assert not trying.exists()
 
 
-@pytest.mark.parametrize("error", [MemoryError("too much"), IndexError("odd"), ValueError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("too much"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        IndexError("odd"),
+        ValueError(),
+    ],
+)
 def test_whatever_a_photo_raises_is_its_own(tmp_path, monkeypatch, error):
     def raises(self, photo, hint):
         if photo[0, 0, 0] == 1:
@@ -96,7 +104,14 @@ def test_whatever_a_photo_raises_is_its_own(tmp_path, monkeypatch, error):
     assert result.outcomes[1].error
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("device"), ConfigError("a setting")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        ConfigError("a setting"),
+    ],
+)
 def test_what_is_not_of_a_photo_is_not_blamed_on_it(tmp_path, monkeypatch, error):
     def raises(self, photo, hint):
         raise error
