@@ -6,6 +6,7 @@ import torch
 import typer
 
 from benchmarks.caching import caching
+from benchmarks.chaos import chaos
 from benchmarks.matching import matching
 from benchmarks.models import models
 from benchmarks.mutations import mutations
@@ -14,7 +15,7 @@ from benchmarks.scheduling import scheduling
 
 BENCHMARKS = {
     "matching": matching, "caching": caching, "planning": planning, "scheduling": scheduling, "models": models,
-    "mutations": mutations,
+    "mutations": mutations, "chaos": chaos,
 }  # fmt: skip
 
 

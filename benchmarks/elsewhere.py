@@ -24,6 +24,8 @@ class Elsewhere:
     environment: Mapping[str, str]
     nannies: bool = True
     """Whether a worker program watches over its worker, and starts another when it dies."""
+    through: str | None = None
+    """A module that runs the workers' programs."""
     programs: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     """The scheduler, then the workers' programs."""
 
@@ -38,7 +40,8 @@ class Elsewhere:
     def start_worker(self) -> None:
         """Start one more worker."""
         options = ("--nthreads", "1", "--nanny" if self.nannies else "--no-nanny", "--memory-limit", "0")
-        self.start("distributed.cli.dask_worker", *options, "--local-directory", str(self.folder))
+        through = (self.through,) if self.through else ()
+        self.start(*through, "distributed.cli.dask_worker", *options, "--local-directory", str(self.folder))
 
     @property
     def address(self) -> str:
@@ -54,6 +57,14 @@ class Elsewhere:
             time.sleep(0.1)
         raise TimeoutError("the scheduler does not start")
 
+    def restart(self, workers: int) -> None:
+        """Kill what is left, and start all of it again."""
+        self.end()
+        (self.folder / "scheduler.json").unlink(missing_ok=True)
+        self.start("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0")
+        for _ in range(workers):
+            self.start_worker()
+
     def end(self) -> None:
         """Kill every program, with what it has started."""
         for program in self.programs:
@@ -68,16 +79,13 @@ class Elsewhere:
 
 @contextmanager
 def elsewhere(
-    folder: Path, environment: Mapping[str, str], workers: int = 1, *, nannies: bool = True
+    folder: Path, environment: Mapping[str, str], workers: int = 1, *, nannies: bool = True, through: str | None = None
 ) -> Iterator[Elsewhere]:
     """A cluster that is killed in the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scheduler.json").unlink(missing_ok=True)
-    cluster = Elsewhere(folder, environment, nannies)
+    cluster = Elsewhere(folder, environment, nannies, through)
     try:
-        cluster.start("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0")
-        for _ in range(workers):
-            cluster.start_worker()
+        cluster.restart(workers)
         yield cluster
     finally:
         cluster.end()

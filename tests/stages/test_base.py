@@ -2,12 +2,14 @@
 
 import pickle
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.manifest import Manifest
@@ -255,6 +257,20 @@ class TestDriver:
         do("segments", run[1])
         with pytest.raises(ShardError, match=r"masks\.zarr/occlusion is \(3, 64, 64\), not \(3, 32, 32\)"):
             do("segments", with_settings(run[1], "faces", frame=32))
+
+
+def test_a_shard_that_somebody_works_on_is_waited_for(run):
+    done, lock = items_path(run[1].run, "segments", 0), items_path(run[1].run, "segments", 0).with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1) as threads:
+        with FileLock(lock):
+            waiting = threads.submit(do, "segments", run[1])
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=1)
+            assert not done.exists()
+        assert waiting.result(timeout=60).ok == 2
+    assert done.exists()
+    assert not lock.exists()
 
 
 def test_on_a_processor_faces_go_one_by_one(run):
