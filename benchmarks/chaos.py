@@ -236,11 +236,12 @@ def chaos(kills: int = KILLS, seed: int = 0) -> None:
         clean = Round(tidy, Path(place) / "clean", rng, tally, 0, ("--workers", str(WORKERS)))
         clean.in_peace()
         number = 0
-        while (left := kills - tally.kills.total()) > 0:
-            number += 1
-            one_round(Round(tidy, Path(place) / f"run-{number}", rng, tally, left), number, clean.run)
-            print(f"{tally.kills.total()} kills", flush=True)
-    print(tally.text())
+        try:
+            while (left := kills - tally.kills.total()) > 0:
+                number += 1
+                one_round(Round(tidy, Path(place) / f"run-{number}", rng, tally, left), number, clean.run)
+        finally:
+            print(tally.text())
 
 
 def one_round(disturbed: Round, number: int, clean: Path) -> None:

@@ -175,7 +175,8 @@ def attempt_or_leave(run_shard: RunShard, task: ShardTask, context: StageContext
 @contextmanager
 def _client(places: Sequence[Place], address: str | None) -> Iterator[Client]:
     if address:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # whatever it has to say is said in one line here
+        for logger in ("distributed", "distributed.client"):  # what it has to say is said in one line here
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         try:
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:

@@ -66,6 +66,7 @@ def arrays(context: StageContext) -> dict[str, ArraySpec]:
 def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
     """Find, align and parse the faces of a shard's photos, and generate their references."""
     stage_one = StageOne(context.models, context.settings)
+    _ = context.models.inpainter  # loaded by now as the others are: whoever dies of that is no photo's fault
     with Attempts(items_path(context.run, "references", items[0].shard).with_suffix(".trying")) as attempts:
         outcomes: dict[int, Outcome] = {}
         found: list[_Found] = []

@@ -197,7 +197,7 @@ class TestDask(RunnerContract):
         [(1, "nobody has been there to work for 1 s"), (0, "their scheduler has gone")],
     )
     def test_a_command_ends_when_its_scheduler_or_all_its_workers_have_gone(
-        self, tmp_path, monkeypatch, program, reason
+        self, tmp_path, monkeypatch, capfd, program, reason
     ):
         for name in ("ALONE_SECONDS", "WATCH_SECONDS"):
             monkeypatch.setattr(f"s3pot_batch.pipeline.scheduling.{name}", 1)
@@ -205,6 +205,7 @@ class TestDask(RunnerContract):
             with pytest.raises(ConfigError) as raised, dask_runner(address=cluster.address) as run:
                 run(toy_stage.works_once, tasks(tmp_path), CONTEXT, lambda _: cluster.programs[program].kill())
             assert str(raised.value).startswith(f"--scheduler {cluster.address}: {reason}; what is done stays")
+        assert "Traceback" not in capfd.readouterr().err
 
     def test_nobody_who_does_not_know_the_secret_is_listened_to(self):
         with _local_cluster(PLACES[:1]) as cluster:
