@@ -6,6 +6,7 @@ import torch
 import typer
 
 from benchmarks.caching import caching
+from benchmarks.chaos import chaos
 from benchmarks.matching import matching
 from benchmarks.million import million
 from benchmarks.models import models
@@ -15,16 +16,20 @@ from benchmarks.scheduling import scheduling
 
 BENCHMARKS = {
     "matching": matching, "caching": caching, "planning": planning, "scheduling": scheduling, "models": models,
-    "mutations": mutations, "million": million,
+    "mutations": mutations, "million": million, "chaos": chaos,
 }  # fmt: skip
+LONG = ("million", "chaos")
+"""A quarter of an hour each: only by name."""
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(BENCHMARKS)}; by default all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help=f"Of {', '.join(BENCHMARKS)}; default: all but the long ones.")
+    ] = None,
 ) -> None:
     """Run benchmarks, one after the other."""
     torch.set_num_threads(1)
-    for name in names or BENCHMARKS:
+    for name in names or [name for name in BENCHMARKS if name not in LONG]:
         if name not in BENCHMARKS:
             raise typer.BadParameter(f"there is no {name}; choose from {', '.join(BENCHMARKS)}")
         BENCHMARKS[name]()

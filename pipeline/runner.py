@@ -10,6 +10,9 @@ from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageConte
 from s3pot_batch.stages.errors import ConfigError, DamagedData, DeviceLost, RetryableError, ShardError
 
 MAX_TRIES = 4
+"""Of a shard that fails with one face at once, too: what takes a device's memory may go away."""
+FITTING: dict[str, int] = {}
+"""The largest batch that a stage may fill in this process, since it ran out of memory with a larger one."""
 
 OnReport = Callable[[ShardReport], None]
 Runner = Callable[[RunShard, Sequence[ShardTask], StageContext, OnReport], list[ShardReport]]
@@ -45,6 +48,8 @@ def run_serial(
 def attempt(run_shard: RunShard, task: ShardTask, context: StageContext) -> ShardReport:
     """Run one shard: half the batch after a :class:`RetryableError`, a report with an error after any other.
 
+    A batch that was halved stays so for the stage's later shards in this process, which would fill memory again.
+
     Raises:
         ConfigError: from the stage; no shard could do better.
         DeviceLost: this process cannot use its device any more.
@@ -69,14 +74,18 @@ def attempt(run_shard: RunShard, task: ShardTask, context: StageContext) -> Shar
 
 
 def _with_retries(run_shard: RunShard, task: ShardTask, context: StageContext) -> ShardReport:
-    for _ in range(MAX_TRIES - 1):
+    tries = 0
+    while True:
+        batch = min(context.batch_size, FITTING.get(task.stage, context.batch_size))
+        tries += 1
         try:
-            return run_shard(task, context)
+            return run_shard(task, replace(context, batch_size=batch))
         except RetryableError as error:
-            context = replace(context, batch_size=max(1, context.batch_size // 2))
+            if batch == 1 and tries >= MAX_TRIES:
+                raise
+            FITTING[task.stage] = max(1, batch // 2)
             log.warning("%s, shard %d: %s; again with a batch of %d", task.stage, task.shard, error,
-                        context.batch_size)  # fmt: skip
-    return run_shard(task, context)
+                        FITTING[task.stage])  # fmt: skip
 
 
 def failure(task: ShardTask, error: BaseException) -> ShardReport:

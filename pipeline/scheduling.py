@@ -1,6 +1,7 @@
 """Running shards on Dask: a cluster of local processes, or a scheduler that is already there.
 
-The only module that imports Dask. Tasks with their photos' names, and reports, cross the wire: a few kilobytes a shard.
+With :mod:`~s3pot_batch.pipeline.transport` the only module that imports Dask. Tasks with their photos' names, and
+reports, cross the wire: a few kilobytes a shard.
 """
 
 # mypy: allow-untyped-calls
@@ -9,25 +10,36 @@ The only module that imports Dask. Tasks with their photos' names, and reports, 
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from multiprocessing import resource_tracker
+from queue import Empty, SimpleQueue
 
 import dask
-from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed
+from distributed import Client, Future, Nanny, Scheduler, SpecCluster, Status
 
+from s3pot_batch.manifests.errors import one_line
 from s3pot_batch.pipeline.devices import Place
 from s3pot_batch.pipeline.runner import OnReport, Runner, attempt, failure
+from s3pot_batch.pipeline.transport import SCHEME, settle_secret
 from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageContext
-from s3pot_batch.stages.errors import ConfigError, DeviceLost, ShardError
+from s3pot_batch.stages.errors import ConfigError, DeviceLost
 
 CONNECT_SECONDS = 30
+ALONE_SECONDS = 60
+"""How long a command waits for a worker when all have gone."""
+WATCH_SECONDS = 5
+"""How often it looks, while no shard ends."""
 DEVICE_LOST = 75
 """Exit code of a worker whose device fails."""
 log = logging.getLogger(__name__)
 FAILURES = 9
 """Workers that a shard may kill, before it is given up; a photo that kills them is left alone after three."""
+PRELOAD = ("s3pot_batch.pipeline.transport",)
+"""What a worker process imports before it connects."""
 LOCAL_CPU = (Place("cpu"), Place("cpu"))
 
 
@@ -44,20 +56,91 @@ def dask_runner(places: Sequence[Place] = LOCAL_CPU, address: str | None = None)
         ``distributed.scheduler.allowed-failures`` gets a report with an error.
 
     Raises:
-        ConfigError: no scheduler answers at ``address``.
+        ConfigError: no scheduler answers at ``address``, it went away, or all workers did and none came back.
     """
     with _client(places, address) as client:
 
         def run(
             run_shard: RunShard, tasks: Sequence[ShardTask], context: StageContext, on_report: OnReport
         ) -> list[ShardReport]:
-            return _run(client, run_shard, tasks, context, on_report)
+            staff = _Staff(client, f"--scheduler {address}" if address else "the worker processes")
+            return _run(staff, run_shard, tasks, context, on_report)
 
         yield run
 
 
+class _Staff:
+    """The workers as the command sees them during one stage, which waits for nobody for ever.
+
+    Args:
+        client: of their scheduler.
+        name: what an error calls them.
+    """
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client = client
+        self.name = name
+        self.seen = time.monotonic()
+        self.ended = SimpleQueue[Future[ShardReport]]()
+
+    def threads(self) -> int:
+        """How many shards they can do at once; 0 for a while after all of them have gone.
+
+        Raises:
+            ConfigError: nobody has been there for too long, or the scheduler has gone, and with it what it was given.
+        """
+        try:
+            threads: int = sum(self.client.nthreads().values())
+        except OSError:  # the connection broke just now
+            raise self.scheduler_gone() from None
+        if self.client.status != "running":
+            raise self.scheduler_gone()
+        if threads:
+            self.seen = time.monotonic()
+        elif time.monotonic() - self.seen > ALONE_SECONDS:
+            raise ConfigError(f"{self.name}: nobody has been there to work for {ALONE_SECONDS} s; {_GO_ON}")
+        return threads
+
+    def next_ended(self) -> Future[ShardReport]:
+        """Wait for the next shard that ends."""
+        while True:
+            try:
+                return self.ended.get(timeout=WATCH_SECONDS)
+            except Empty:
+                self.threads()
+
+    def outcome(self, future: Future[ShardReport], task: ShardTask) -> ShardReport:
+        """What came of a shard that has ended.
+
+        Raises:
+            ConfigError: from the stage, or the scheduler has gone.
+        """
+        if future.status == "error":
+            error = future.exception()
+            if isinstance(error, ConfigError):
+                raise error
+            return failure(task, error)
+        while future.status != "cancelled":
+            try:
+                report: ShardReport = future.result(timeout=WATCH_SECONDS)
+            except TimeoutError:  # its worker died before it could tell: another one looks, and finds it done
+                self.threads()
+            except CancelledError:
+                break
+            else:
+                return report
+        raise self.scheduler_gone()
+
+    def scheduler_gone(self) -> ConfigError:
+        """The error that says so."""
+        return ConfigError(f"{self.name}: their scheduler has gone; {_GO_ON}")
+
+
+_GO_ON = "what is done stays: run the same command again to go on"
+
+
 def _run(
-    client: Client, run_shard: RunShard, tasks: Sequence[ShardTask], context: StageContext, on_report: OnReport
+    staff: _Staff, run_shard: RunShard, tasks: Sequence[ShardTask], context: StageContext, on_report: OnReport
 ) -> list[ShardReport]:
     """Run all shards.
 
@@ -67,17 +150,15 @@ def _run(
     done: dict[int, ShardReport] = {}
     waiting = iter(range(len(tasks)))
     flying: dict[Future[ShardReport], tuple[int, ShardTask]] = {}
-    queue = as_completed(loop=client.loop)
     while len(done) < len(tasks):
-        threads = sum(client.nthreads().values())
-        for number in islice(waiting, max(0, max(1, threads) - len(flying))):
+        for number in islice(waiting, max(0, max(1, staff.threads()) - len(flying))):
             task = tasks[number]
-            future = client.submit(attempt_or_leave, run_shard, task, context, pure=False)
+            future = staff.client.submit(attempt_or_leave, run_shard, task, context, pure=False)
             flying[future] = number, task
-            queue.add(future)
-        future = next(queue)
+            future.add_done_callback(staff.ended.put)
+        future = staff.next_ended()
         number, task = flying.pop(future)
-        done[number] = _outcome(future, task)
+        done[number] = staff.outcome(future, task)
         on_report(done[number])
     return [done[number] for number in range(len(tasks))]
 
@@ -91,19 +172,11 @@ def attempt_or_leave(run_shard: RunShard, task: ShardTask, context: StageContext
         os._exit(DEVICE_LOST)
 
 
-def _outcome(future: Future[ShardReport], task: ShardTask) -> ShardReport:
-    if future.status == "finished":
-        report: ShardReport = future.result()
-        return report
-    error = future.exception() if future.status == "error" else ShardError("the scheduler lost it")
-    if isinstance(error, ConfigError):
-        raise error
-    return failure(task, error)
-
-
 @contextmanager
 def _client(places: Sequence[Place], address: str | None) -> Iterator[Client]:
     if address:
+        for logger in ("distributed", "distributed.client"):  # what it has to say is said in one line here
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         try:
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
@@ -116,11 +189,12 @@ def _client(places: Sequence[Place], address: str | None) -> Iterator[Client]:
             yield client
         return
     with ExitStack() as stack:
-        with _interrupts_later():
-            cluster = stack.enter_context(_local_cluster(places))
-        client = stack.enter_context(Client(cluster, set_as_default=False))
-        client.wait_for_workers(len(places))
-        yield client
+        try:
+            with _interrupts_later():
+                cluster = stack.enter_context(_local_cluster(places))
+        except RuntimeError as error:
+            raise ConfigError(f"the worker processes end as soon as they start ({one_line(error)})") from error
+        yield stack.enter_context(Client(cluster, set_as_default=False))
 
 
 @contextmanager
@@ -137,6 +211,19 @@ def _interrupts_later() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
+class _PatientNanny(Nanny):
+    """Starts a worker again that dies while it starts, too; Dask's own gives it up for good."""
+
+    async def instantiate(self) -> Status:
+        """Start the worker process; a few may die."""
+        status = await super().instantiate()
+        for _ in range(FAILURES - 1):
+            if status == Status.running or self.status not in {Status.init, Status.running}:
+                break
+            status = await super().instantiate()
+        return status
+
+
 def _local_cluster(places: Sequence[Place]) -> SpecCluster:
     """One process per place. A worker has one thread for shards; its libraries share out the cores."""
     threads = dict(places[0].environment).get("OMP_NUM_THREADS", "1")
@@ -145,15 +232,19 @@ def _local_cluster(places: Sequence[Place]) -> SpecCluster:
     dask.config.set({"distributed.scheduler.allowed-failures": FAILURES})
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     dask.config.set({"distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads)})
+    # Web pages that nobody looks at, and that would tell everybody on this machine what is worked on.
+    dask.config.set({"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []})
+    settle_secret()
     # Logs are silenced because a worker's death ends in a report, and its shut-down interests nobody.
-    address = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    address = {"host": "127.0.0.1", "protocol": SCHEME, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     workers = {
         number: {
-            "cls": Nanny,
+            "cls": _PatientNanny,
             "options": {
                 **address,
                 "nthreads": 1,
                 "env": dict(place.environment),
+                "preload": list(PRELOAD),
                 # Models are no memory that Dask could spill: a limit would only kill workers that still work.
                 "memory_limit": 0,
                 "silence_logs": logging.CRITICAL,

@@ -13,10 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from s3pot_batch.manifests.outcomes import Checksums, Outcome, shard_is_done, write_outcomes
+from filelock import FileLock
+
+from s3pot_batch.manifests.outcomes import Checksums, Outcome, items_path, shard_is_done, write_outcomes
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.manifests.schema import STATUSES
 from s3pot_batch.stages.errors import RetryableError
+from s3pot_batch.stages.models.memory import out_of_memory
 from s3pot_batch.stages.models.profiles import Profile
 from s3pot_batch.stages.settings import PROMPTING, SECTIONS, Settings
 
@@ -184,21 +187,33 @@ def stages_towards(target: str, settings: Settings) -> tuple[Stage, ...]:
 def run_task(task: ShardTask, context: StageContext) -> ShardReport:
     """Do one task of any stage: nothing if it is done, else its work; the outcomes are written last and mark the end.
 
+    A worker of somebody else's scheduler goes on when the command that gave it the task has died. When the same command
+    runs again, whoever is given the task a second time waits for the first.
+
     Raises:
-        RetryableError: the device ran out of memory.
+        RetryableError: memory ran out, be it while a model was loaded.
     """
+    path = items_path(task.run, task.stage, task.shard).with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):  # of a process that dies it is free at once
+        report = _run_task(task, context)
+    path.unlink(missing_ok=True)  # whoever waits holds a lock of no name then, and finds the shard done
+    return report
+
+
+def _run_task(task: ShardTask, context: StageContext) -> ShardReport:
     started, stage = time.perf_counter(), stage_named(task.stage)
     if stage.is_done(task.run, task.shard, context.fingerprint):
         return ShardReport(stage.name, task.shard, len(task.items), skipped=True)
-    work = stage.module.work  # imports torch, which names the error below
-    from torch.cuda import OutOfMemoryError
-
+    work = stage.module.work
     try:
         if stage.scope == "run":
             report: ShardReport = work(task, context)
             return report
         result: ShardResult = work(task.items, context)
-    except OutOfMemoryError as error:
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
         raise RetryableError(f"out of memory with {context.faces_at_once} faces at once") from error
     checksums: Checksums = {}
     if stage.store:

@@ -22,6 +22,7 @@ from s3pot_batch.stages.method.alignment import Alignment, NotAFace
 from s3pot_batch.stages.method.faces import Hint, ParsedFace
 from s3pot_batch.stages.method.pairs import Pair
 from s3pot_batch.stages.method.stage_one import ReferencedFace, StageOne
+from s3pot_batch.stages.models.memory import device_full
 from s3pot_batch.stages.models.registry import taxonomy_of
 from s3pot_batch.stages.reading import read_bytes
 from s3pot_batch.stages.store import ArraySpec
@@ -65,6 +66,7 @@ def arrays(context: StageContext) -> dict[str, ArraySpec]:
 def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
     """Find, align and parse the faces of a shard's photos, and generate their references."""
     stage_one = StageOne(context.models, context.settings)
+    _ = context.models.inpainter  # loaded by now as the others are: whoever dies of that is no photo's fault
     with Attempts(items_path(context.run, "references", items[0].shard).with_suffix(".trying")) as attempts:
         outcomes: dict[int, Outcome] = {}
         found: list[_Found] = []
@@ -102,9 +104,9 @@ def _referred(group: Sequence[_Found], stage_one: StageOne) -> list[ReferencedFa
 
 def _of_a_photo(error: Exception) -> bool:
     """Whether an error may come from what a photo shows, and not from the device or the settings."""
-    from torch import AcceleratorError, OutOfMemoryError
+    from torch import AcceleratorError
 
-    return not isinstance(error, OutOfMemoryError | AcceleratorError | ConfigError | RetryableError | ShardError)
+    return not (device_full(error) or isinstance(error, AcceleratorError | ConfigError | RetryableError | ShardError))
 
 
 def _failed(outcome: Outcome, error: Exception) -> Outcome:

@@ -155,9 +155,9 @@ def test_only_segmenters_know_their_package() -> None:
     assert {name for name in offenders(files, hidden) if not within(name, {own})} == set()
 
 
-def test_only_the_scheduling_module_imports_dask() -> None:
+def test_only_scheduling_and_its_transport_import_dask() -> None:
     files = {name: file for room in ROOMS for name, file in modules(room).items()} | door()
-    assert list(offenders(files, DASK)) == [f"{PACKAGE}.pipeline.scheduling"]
+    assert list(offenders(files, DASK)) == [f"{PACKAGE}.pipeline.{name}" for name in ("scheduling", "transport")]
 
 
 def loaded_by(*groups: Collection[str]) -> list[set[str]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.checkpoints import weights_digest, weights_path
+from s3pot_batch.stages.models.memory import out_of_memory
 from s3pot_batch.stages.models.profiles import PARTS, PartSpec, Profile
 from s3pot_batch.stages.plugins import Plugins
 
@@ -64,7 +65,8 @@ class Registry(Generic[Part]):
         """Build a part once per process and device.
 
         Raises:
-            ConfigError: unknown kind, missing weights, or weights that do not fit.
+            ConfigError: unknown kind, missing weights, or weights that do not fit. That memory ran out, or that the
+                device fails, is no fault of the weights and stays the error that it is.
         """
         if (spec, device) not in self._loaded:
             self._loaded[spec, device] = self._built(spec, device)
@@ -76,7 +78,9 @@ class Registry(Generic[Part]):
         try:
             return build(weights, device, spec.dtype, **dict(spec.options))
         except (RuntimeError, TypeError, KeyError) as error:
-            if type(error).__name__ == "OutOfMemoryError":  # torch's; the weights may fit well
+            from torch import AcceleratorError
+
+            if out_of_memory(error) or isinstance(error, AcceleratorError):  # the weights may fit well
                 raise
             line = str(error).splitlines()[0]
             raise ConfigError(f"{spec.weights} does not fit a {spec.kind} with {dict(spec.options)}: {line}") from error

@@ -1,20 +1,24 @@
 """Serial and Dask runners have one contract: every test of the class below holds for both."""
 
 import os
+import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
+from distributed import Client
 
+from benchmarks.elsewhere import elsewhere
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.manifest import read_manifest
 from s3pot_batch.manifests.plan import Plan, make_plan
 from s3pot_batch.pipeline.devices import Place
 from s3pot_batch.pipeline.job import Tasks
 from s3pot_batch.pipeline.runner import Runner, run_serial
-from s3pot_batch.pipeline.scheduling import dask_runner
+from s3pot_batch.pipeline.scheduling import PRELOAD, _local_cluster, dask_runner
 from s3pot_batch.stages.attempts import HOPELESS
 from s3pot_batch.stages.base import ShardReport, ShardTask, StageContext, stage_named
 from s3pot_batch.stages.errors import ConfigError, DeviceLost
@@ -28,8 +32,8 @@ CONTEXT = StageContext(Path(), PROFILE, Settings(), fingerprint="f", device="cpu
 PLACES = tuple(Place("cpu", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "1"))) for card in ("", ""))
 
 
-def tasks(run: Path, count: int = 3) -> list[ShardTask]:
-    return [ShardTask("toy", run, shard) for shard in range(count)]
+def tasks(run: Path, count: int = 3, stage: str = "toy") -> list[ShardTask]:
+    return [ShardTask(stage, run, shard) for shard in range(count)]
 
 
 @pytest.fixture
@@ -64,14 +68,24 @@ class RunnerContract:
         assert [report.error for report in reports] == [None, reason, None]
         assert [report.ok for report in reports] == [2, 0, 2]
 
-    def test_batch_is_halved_until_it_fits(self, tmp_path):
-        (report,) = self.run(toy_stage.only_small_batches, tasks(tmp_path, 1), CONTEXT, lambda _: None)
-        assert report.items == 2
+    def test_batch_is_halved_until_it_fits_and_stays_so_for_the_process(self, tmp_path):
+        reports = self.run(toy_stage.only_small_batches, tasks(tmp_path, 6, "small"), CONTEXT, lambda _: None)
+        assert [report.items for report in reports] == [2] * 6
+        tried = [line.split() for line in (tmp_path / "tries").read_text().splitlines()]
+        for process in {process for process, _ in tried}:
+            assert [batch for one, batch in tried if one == process] in (["8", "4", *["2"] * n] for n in range(1, 7))
 
-    def test_retries_are_bounded(self, tmp_path):
-        (report,) = self.run(toy_stage.never_fits, tasks(tmp_path, 1), CONTEXT, lambda _: None)
+    def test_what_one_stage_has_no_room_for_another_may_have(self, tmp_path):
+        self.run(toy_stage.only_small_batches, tasks(tmp_path, 2, "full"), CONTEXT, lambda _: None)
+        reports = self.run(toy_stage.tells_batch, tasks(tmp_path, 4, "empty"), CONTEXT, lambda _: None)
+        assert [report.items for report in reports] == [8] * 4
+
+    @pytest.mark.parametrize(("batch", "tries"), [(8, [8, 4, 2, 1]), (32, [32, 16, 8, 4, 2, 1]), (2, [2, 1, 1, 1])])
+    def test_retries_go_down_to_one_face_and_are_bounded(self, tmp_path, batch, tries):
+        context = replace(CONTEXT, batch_size=batch)
+        (report,) = self.run(toy_stage.never_fits, tasks(tmp_path, 1, f"never {batch}"), context, lambda _: None)
         assert report.error == "RetryableError: out of memory"
-        assert (tmp_path / "tries-0").read_text().split() == ["8", "4", "2", "1"]
+        assert list(map(int, (tmp_path / "tries-0").read_text().split())) == tries
 
     def test_models_on_a_cpu_have_one_thread_so_that_results_agree(self, tmp_path):
         torch.set_num_threads(2)
@@ -163,9 +177,51 @@ class TestDask(RunnerContract):
             raise AssertionError("there is no scheduler")
         assert time.monotonic() - started < 20
 
-    def test_a_running_scheduler_is_used(self, tmp_path):
-        from s3pot_batch.pipeline.scheduling import _local_cluster
+    def test_a_worker_that_dies_while_it_starts_is_started_again(self, tmp_path, monkeypatch):
+        place = Place("cpu", (*PLACES[0].environment, ("TOY_DIES", str(tmp_path / "died"))))
+        monkeypatch.setattr("s3pot_batch.pipeline.scheduling.PRELOAD", (*PRELOAD, "tests.pipeline.dies_twice"))
+        with dask_runner([place]) as run:
+            reports = run(toy_stage.works, tasks(tmp_path), CONTEXT, lambda _: None)
+        assert [report.ok for report in reports] == [2, 2, 2]
+        assert (tmp_path / "died").read_text() == "xx"
 
+    def test_a_worker_that_never_starts_is_an_error(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("s3pot_batch.pipeline.scheduling.FAILURES", 2)
+        place = Place("cpu", (("TOY_DIES", str(tmp_path / "died")),))
+        monkeypatch.setattr("s3pot_batch.pipeline.scheduling.PRELOAD", (*PRELOAD, "tests.pipeline.dies_twice"))
+        with pytest.raises(ConfigError, match="the worker processes end as soon as they start"), dask_runner([place]):
+            raise AssertionError("there is no worker")
+
+    @pytest.mark.parametrize(
+        ("program", "reason"),
+        [(1, "nobody has been there to work for 1 s"), (0, "their scheduler has gone")],
+    )
+    def test_a_command_ends_when_its_scheduler_or_all_its_workers_have_gone(
+        self, tmp_path, monkeypatch, capfd, program, reason
+    ):
+        for name in ("ALONE_SECONDS", "WATCH_SECONDS"):
+            monkeypatch.setattr(f"s3pot_batch.pipeline.scheduling.{name}", 1)
+        with elsewhere(tmp_path, os.environ, nannies=False) as cluster:
+            with pytest.raises(ConfigError) as raised, dask_runner(address=cluster.address) as run:
+                run(toy_stage.works_once, tasks(tmp_path), CONTEXT, lambda _: cluster.programs[program].kill())
+            assert str(raised.value).startswith(f"--scheduler {cluster.address}: {reason}; what is done stays")
+        assert "Traceback" not in capfd.readouterr().err
+
+    def test_nobody_who_does_not_know_the_secret_is_listened_to(self):
+        with _local_cluster(PLACES[:1]) as cluster:
+            scheme, place = cluster.scheduler_address.split("://")
+            host, port = place.split(":")
+            for said in (b"", bytes(32), bytes(4096)):
+                with socket.create_connection((host, int(port)), timeout=10) as stranger:
+                    stranger.sendall(said)
+                    stranger.shutdown(socket.SHUT_WR)
+                    assert stranger.recv(1) == b"", "it is told nothing"
+            with pytest.raises(OSError, match=r"Timed out|in <"):
+                Client(f"tcp://{place}", timeout=2, set_as_default=False)
+            with dask_runner(address=f"{scheme}://{place}"):  # as this process does know it
+                pass
+
+    def test_a_running_scheduler_is_used(self, tmp_path):
         with _local_cluster(PLACES[:1]) as cluster, dask_runner(address=cluster.scheduler_address) as run:
             reports = run(toy_stage.works, tasks(tmp_path), CONTEXT, lambda _: None)
         assert [report.ok for report in reports] == [2, 2, 2]

@@ -43,8 +43,14 @@ def second_breaks(task: ShardTask, context: StageContext) -> ShardReport:
 
 
 def only_small_batches(task: ShardTask, context: StageContext) -> ShardReport:
+    with (task.run / "tries").open("a") as file:
+        file.write(f"{os.getpid()} {context.batch_size}\n")
     if context.batch_size > 2:
         raise RetryableError("out of memory")
+    return report(task, items=context.batch_size)
+
+
+def tells_batch(task: ShardTask, context: StageContext) -> ShardReport:
     return report(task, items=context.batch_size)
 
 
@@ -87,6 +93,12 @@ def waits(task: ShardTask, context: StageContext) -> ShardReport:
     with replacing(task.run / f"started-{task.shard}") as path:
         path.write_text(repr(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
     time.sleep(60)
+    return report(task)
+
+
+def works_once(task: ShardTask, context: StageContext) -> ShardReport:
+    if task.shard:
+        time.sleep(60)
     return report(task)
 
 

@@ -2,12 +2,14 @@
 
 import pickle
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.manifest import Manifest
@@ -245,8 +247,9 @@ class TestDriver:
         assert not (context.run / "checkpoint" / "model.safetensors").exists()
 
     @pytest.mark.usefixtures("toy_parts")
-    def test_a_card_that_has_no_room_for_the_model_can_be_tried_again(self, run):
-        context = with_segmenter(run[1], "exhausted", at_once=True)
+    @pytest.mark.parametrize("at_once", ["card", "start", "machine"])
+    def test_what_has_no_room_for_the_model_can_be_tried_again(self, run, at_once):
+        context = with_segmenter(run[1], "exhausted", at_once=at_once)
         with pytest.raises(RetryableError, match="out of memory"):
             do("segments", context)
 
@@ -254,6 +257,20 @@ class TestDriver:
         do("segments", run[1])
         with pytest.raises(ShardError, match=r"masks\.zarr/occlusion is \(3, 64, 64\), not \(3, 32, 32\)"):
             do("segments", with_settings(run[1], "faces", frame=32))
+
+
+def test_a_shard_that_somebody_works_on_is_waited_for(run):
+    done, lock = items_path(run[1].run, "segments", 0), items_path(run[1].run, "segments", 0).with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1) as threads:
+        with FileLock(lock):
+            waiting = threads.submit(do, "segments", run[1])
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=1)
+            assert not done.exists()
+        assert waiting.result(timeout=60).ok == 2
+    assert done.exists()
+    assert not lock.exists()
 
 
 def test_on_a_processor_faces_go_one_by_one(run):

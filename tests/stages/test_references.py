@@ -1,5 +1,7 @@
 """Stage one on real photos, with the shipped models: good ones, bad ones, and ones that the manifest says more of."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -78,7 +80,15 @@ def test_a_photo_that_kills_its_process_is_left_out_and_its_neighbours_are_not(t
     assert not trying.exists()
 
 
-@pytest.mark.parametrize("error", [MemoryError("too much"), IndexError("odd"), ValueError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("too much"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        IndexError("odd"),
+        ValueError(),
+    ],
+)
 def test_whatever_a_photo_raises_is_its_own(tmp_path, monkeypatch, error):
     def raises(self, photo, hint):
         if photo[0, 0, 0] == 1:
@@ -96,7 +106,14 @@ def test_whatever_a_photo_raises_is_its_own(tmp_path, monkeypatch, error):
     assert result.outcomes[1].error
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("device"), ConfigError("a setting")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        ConfigError("a setting"),
+    ],
+)
 def test_what_is_not_of_a_photo_is_not_blamed_on_it(tmp_path, monkeypatch, error):
     def raises(self, photo, hint):
         raise error
@@ -107,6 +124,16 @@ def test_what_is_not_of_a_photo_is_not_blamed_on_it(tmp_path, monkeypatch, error
     plan = make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=3, max_faces=1)
     with pytest.raises(type(error)):
         references.work(plan.shard(0), StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f"))
+
+
+def test_models_are_loaded_before_any_photo_can_be_blamed_for_it(tmp_path):
+    Image.fromarray(np.full((80, 100, 3), 127, np.uint8)).save(tmp_path / "0.png")
+    write_parquet(pa.table({"image": ["0.png"]}), tmp_path / "in.parquet")
+    plan = make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=1, max_faces=1)
+    profile = replace(EMBEDDED, inpainter=replace(EMBEDDED.inpainter, kind="nowhere"))
+    with pytest.raises(ConfigError, match="there is no inpainter nowhere"):
+        references.work(plan.shard(0), StageContext(tmp_path, profile, EMBEDDED.settings, "f"))
+    assert not (tmp_path / "items").exists(), "no attempt at a photo was noted"
 
 
 def test_sizes_are_those_of_photos_that_could_be_read(outcome):

@@ -20,7 +20,13 @@ class ExhaustedSegmenter(SamSegmenter):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def build(weights: Path, device: str, dtype: str = "float32", *, at_once: bool = False, **options):
-    if at_once:
+def build(weights: Path, device: str, dtype: str = "float32", *, at_once: str = "", **options):
+    if at_once == "card":
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    if at_once == "start":
+        raise torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+    if at_once == "lost":
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+    if at_once == "machine":
+        torch.empty(2**60, dtype=torch.uint8)
     return ExhaustedSegmenter(scored.build(weights, device, dtype, **options).sam)

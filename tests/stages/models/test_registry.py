@@ -10,6 +10,7 @@ import torch
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.checkpoints import weights_digest, weights_path
 from s3pot_batch.stages.models.downloads import pull, verify
+from s3pot_batch.stages.models.memory import device_full, out_of_memory
 from s3pot_batch.stages.models.profiles import EMBEDDED, PARTS, PROFILES, PartSpec, find_profile
 from s3pot_batch.stages.models.registry import ADAPTERS, DETECTORS, PARSERS, REGISTRIES, SEGMENTERS, Models, describe
 from s3pot_batch.stages.models.segmenters import sam_small
@@ -152,11 +153,14 @@ class TestLoading:
         assert "\n" not in str(caught.value)
 
     @pytest.mark.usefixtures("toy_parts")
-    def test_a_full_card_is_no_fault_of_the_weights(self, sam, tmp_path):
+    @pytest.mark.parametrize(("at_once", "full"), [("card", True), ("start", True), ("machine", True), ("lost", False)])
+    def test_a_full_card_or_a_lost_one_is_no_fault_of_the_weights(self, sam, tmp_path, at_once, full):
         torch.save(sam.state_dict(), tmp_path / "sam.pth")
-        spec = PartSpec("exhausted", str(tmp_path / "sam.pth"), options=(("at_once", True),))
-        with pytest.raises(torch.cuda.OutOfMemoryError):
+        spec = PartSpec("exhausted", str(tmp_path / "sam.pth"), options=(("at_once", at_once),))
+        with pytest.raises(RuntimeError) as raised:
             SEGMENTERS.load(spec, "cpu")
+        assert out_of_memory(raised.value) == full
+        assert device_full(raised.value) == (full and at_once != "machine")
 
 
 def test_what_decides_results_is_described_without_paths(tmp_path):
