@@ -191,7 +191,7 @@ def test_models_verify_fails_with_a_line_per_missing_file(tmp_path):
 
 
 OPTIONS_OF = {
-    "references": (Options, {"checkpoint", "per_image"}),
+    "references": (Options, {"checkpoint", "references", "per_image"}),
     "train": (Options, {"checkpoint"}),
     "segment": (Options, set()),
     "evaluate": (EvaluationOptions, set()),

@@ -122,4 +122,4 @@ def test_an_adapter_that_does_not_fit_is_a_wrong_configuration(run, tmp_path):
     profile = replace(context.profile, adapter=PartSpec("attention", str(tmp_path / "wide")))
     with pytest.raises(ConfigError, match="the adapter has 64 channels and the segmenter 32; train one"):
         do("segments", replace(context, profile=profile))
-    assert not (context.run / "items" / "segments").exists()
+    assert list((context.run / "items" / "segments").glob("*.parquet")) == []
