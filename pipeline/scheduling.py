@@ -30,7 +30,9 @@ from s3pot_batch.stages.errors import ConfigError, DeviceLost
 
 CONNECT_SECONDS = 30
 ALONE_SECONDS = 60
-"""How long a command waits for a worker when all have gone."""
+"""How long a command waits for a worker of somebody's scheduler when all have gone."""
+OWN_SECONDS = 600
+"""The same of its own, which come back by themselves: a shard that kills each at once leaves few to be seen."""
 WATCH_SECONDS = 5
 """How often it looks, while no shard ends."""
 DEVICE_LOST = 75
@@ -63,7 +65,10 @@ def dask_runner(places: Sequence[Place] = LOCAL_CPU, address: str | None = None)
         def run(
             run_shard: RunShard, tasks: Sequence[ShardTask], context: StageContext, on_report: OnReport
         ) -> list[ShardReport]:
-            staff = _Staff(client, f"--scheduler {address}" if address else "the worker processes")
+            if address:
+                staff = _Staff(client, f"--scheduler {address}", ALONE_SECONDS)
+            else:
+                staff = _Staff(client, "the worker processes", OWN_SECONDS)
             return _run(staff, run_shard, tasks, context, on_report)
 
         yield run
@@ -75,11 +80,13 @@ class _Staff:
     Args:
         client: of their scheduler.
         name: what an error calls them.
+        patience: seconds without any of them, before the command gives up.
     """
 
-    def __init__(self, client: Client, name: str) -> None:
+    def __init__(self, client: Client, name: str, patience: float) -> None:
         self.client = client
         self.name = name
+        self.patience = patience
         self.seen = time.monotonic()
         self.ended = SimpleQueue[Future[ShardReport]]()
 
@@ -97,8 +104,8 @@ class _Staff:
             raise self.scheduler_gone()
         if threads:
             self.seen = time.monotonic()
-        elif time.monotonic() - self.seen > ALONE_SECONDS:
-            raise ConfigError(f"{self.name}: nobody has been there to work for {ALONE_SECONDS} s; {_GO_ON}")
+        elif time.monotonic() - self.seen > self.patience:
+            raise ConfigError(f"{self.name}: nobody has been there to work for {self.patience} s; {_GO_ON}")
         return threads
 
     def next_ended(self) -> Future[ShardReport]:
