@@ -99,7 +99,7 @@ def _table(run: Path, stage: str, there: Stamps) -> pa.Table:
     if read:
         table = pa.concat_tables([kept, *read]).unify_dictionaries()
         table = table.take(pc.sort_indices(table, [("shard", "ascending"), ("index", "ascending")])).combine_chunks()
-    if len(read) >= WORTH_KEEPING or (known and len(new) > len(known)):
+    if len(read) >= WORTH_KEEPING:
         with suppress(OSError):  # of a run folder that may only be read, it is asked anew each time
             write_parquet(table, _path(run, stage))
     return table

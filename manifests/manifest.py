@@ -138,7 +138,8 @@ def _is_text(kind: pa.DataType) -> bool:
 def _locations(table: pa.Table, folder: Path, problems: Problems, confine: Collection[str] | None) -> tuple[str, ...]:
     """Where every row's photo is; "" for a row that names none."""
     names = table["image"].combine_chunks()
-    found: list[str] = pc.binary_join_element_wise(f"{folder}", names, os.sep).to_pylist()
+    # "/" ends in its separator, other folders do not
+    found: list[str] = pc.binary_join_element_wise(str(folder / "_").removesuffix("_"), names, "").to_pylist()
     # Of a million names nearly all are plain; the others are looked at one by one.
     odd = range(len(names)) if confine is not None else np.flatnonzero(~_plain_names(names)).tolist()
     for row in odd:

@@ -17,6 +17,7 @@ from s3pot_batch.manifests.outcomes import items_path, other_settings
 from s3pot_batch.manifests.plan import Plan, Settled, settled, write_plan
 from s3pot_batch.pipeline import config as configuration
 from s3pot_batch.pipeline.borrowing import borrow_references, check_lender
+from s3pot_batch.pipeline.changes import STAGE as BORROWED
 from s3pot_batch.pipeline.changes import changed_shards
 from s3pot_batch.pipeline.config import Config
 from s3pot_batch.pipeline.devices import Place, cpu_cores, placement, visible_gpus
@@ -68,8 +69,8 @@ class Job:
             return [] if stage.is_done(self.run, 0, made) else [0]
         if stage.name in self.outdated:
             return self.plan.wanted_shards
-        borrowed = self.lender is not None and stage.name == "references" and not (self.run / "items").exists()
-        done = finished(self.lender if borrowed and self.lender else self.run, stage.name).fingerprints
+        holder = self.lender if self.lender and stage.name == BORROWED else self.run
+        done = finished(holder, stage.name).fingerprints
         pending = [shard for shard in self.plan.wanted_shards if shard in stale or shard not in done]
         for shard in set(self.plan.wanted_shards).difference(pending):
             if done[shard] != made:
@@ -227,9 +228,9 @@ def _settle(job: Job) -> None:
 
 def _forget(run: Path, stage: Stage) -> None:
     """Remove what a stage has made, its checkpoint aside, which is replaced when there is another."""
-    shutil.rmtree(items_path(run, stage.name, 0).parent, ignore_errors=True)
-    if stage.store:
-        shutil.rmtree(run / stage.store, ignore_errors=True)
+    folders = [items_path(run, stage.name, 0).parent, *([run / stage.store] if stage.store else [])]
+    for folder in filter(Path.exists, folders):
+        shutil.rmtree(folder)
     if stage.scope == "run":
         (run / "checkpoint" / "training.pt").unlink(missing_ok=True)
 

@@ -1,0 +1,150 @@
+"""What a run folder does again, and what it keeps: other settings, other manifests, damage, photos that changed."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.pipeline.lock import locked
+from tests.pipeline.conftest import answer_of, run, times, working
+from tests.portraits import blank
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # facer wants TorchScript
+
+
+def test_a_run_folder_keeps_to_what_its_references_were_made_with(photos, segmented):
+    before = times(segmented)
+    done = working("segment", photos, segmented, "--seed", 1)
+    assert done.exit_code == 2
+    assert "references made with other settings: seed (0 → 1)" in done.stderr
+    assert done.stderr.endswith("; use another --run\n")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert times(segmented) == before
+
+
+def settings_file(folder: Path, text: str) -> Path:
+    (folder / "settings.toml").write_text(text)
+    return folder / "settings.toml"
+
+
+def test_another_setting_of_stage_two_redoes_stage_two_alone(photos, segmented, tmp_path):
+    folder = Path(shutil.copytree(segmented, tmp_path / "run"))
+    before, threshold = times(folder), "[segments]\nthreshold = 0.9\n"
+    options = ("--config", settings_file(tmp_path, threshold))
+    preview = json.loads(working("segment", photos, folder, *options, "--dry-run", "--json").stdout)
+    assert preview["shards to do"] == {"references": 0, "segments": 3}
+    assert times(folder) == before
+    done = working("segment", photos, folder, *options)
+    assert done.exit_code == 1
+    assert "segments was made with other settings (segments.threshold (0.5 → 0.9)); it is done again" in done.stderr
+    again = {name for name, when in times(folder).items() if when != before[name]}
+    assert again == {f"items/segments/{shard:05d}.parquet" for shard in range(3)}
+    assert answer_of(folder)[0]["occlusion_ratio"] < answer_of(segmented)[0]["occlusion_ratio"]
+    assert "done again" not in working("segment", photos, folder, *options).stderr
+
+
+def test_references_of_another_run_are_taken_over(photos, segmented, tmp_path):
+    folder, before = tmp_path / "run", times(segmented)
+    rows, options = answer_of(segmented), ("--references", segmented)
+    preview = json.loads(working("segment", photos, folder, *options, "--dry-run", "--json").stdout)
+    assert preview["shards to do"] == {"references": 0, "segments": 3}
+    assert not folder.exists()
+    assert working("segment", photos, folder, *options).exit_code == 1
+    assert [{**row, "run": "run"} for row in answer_of(folder)] == [{**row, "run": "run"} for row in rows]
+    face = "references.zarr/raw/c.0.0.0.0"
+    assert (folder / face).samefile(segmented / face), "it is a link, and takes no room"
+    (folder / face).unlink()  # what is mended in one folder leaves the other alone
+    shutil.rmtree(folder / "items" / "segments")
+    assert working("segment", photos, folder, *options).exit_code == 1
+    assert not (folder / face).samefile(segmented / face)
+    assert times(segmented) == before
+    assert working("segment", photos, segmented).exit_code == 1
+    assert answer_of(segmented) == rows
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [((), "no plan there"), (("--seed", 1), "they were made with other settings: seed (0 → 1)")],
+    ids=["no run", "another seed"],
+)
+def test_references_of_other_settings_are_refused(photos, segmented, tmp_path, options, reason):
+    lender = segmented if options else tmp_path
+    done = working("segment", photos, tmp_path / "run", "--references", lender, *options)
+    assert done.exit_code == 2
+    assert reason in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_run_grows_shrinks_and_follows_its_manifest(photos, segmented, tmp_path):
+    def list_and_work(*names, options=()):
+        write_parquet(pa.table({"image": [str(photos / name) for name in names]}), tmp_path / "in.parquet")
+        return working("segment", tmp_path, tmp_path / "run", *options)
+
+    assert list_and_work("blank.png", "face.png", options=("--limit", 1)).exit_code == 0
+    assert [row["image"] for row in answer_of(tmp_path / "run")] == [str(photos / "blank.png")]
+    first = times(tmp_path / "run")
+    assert list_and_work("gone.png", "face.png", "blank.png").exit_code == 1
+    assert {name: when for name, when in times(tmp_path / "run").items() if name in first} == first
+    rows, whole = answer_of(tmp_path / "run"), answer_of(segmented)
+    assert [row["status"] for row in rows] == ["failed", "ok", "no_face"]
+    assert rows[1]["face_region"] == whole[0]["face_region"]
+    before = times(tmp_path / "run")
+    assert list_and_work("face.png").exit_code == 0
+    assert times(tmp_path / "run") == before
+    assert [row["status"] for row in answer_of(tmp_path / "run")] == ["ok"]
+    status = json.loads(run("status", "--run", tmp_path / "run", "--json").stdout)
+    assert (status["photos"], status["stages"][0]["ok"]) == (1, 1)
+
+
+def test_what_was_damaged_is_done_again_and_said(photos, segmented, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(segmented, folder)
+    before = times(folder)
+    (folder / "references.zarr" / "region" / "c.0.0.0").unlink()
+    (folder / "items" / "segments" / "00000.parquet").write_bytes(b"PAR1")
+    (folder / "items" / "references" / "00001.parquet").write_bytes(b"")
+    (folder / "references.zarr" / "parsing" / "zarr.json").write_text("{")
+    done = working("segment", photos, folder)
+    assert done.exit_code == 1, done.output
+    assert answer_of(folder) == answer_of(segmented)
+    assert "references, shard 0: what was written is damaged; it is done again" in done.stderr
+    assert "references/00001.parquet is damaged" in done.stderr
+    untouched = [name for name in before if name.endswith("00002.parquet")]
+    assert all(times(folder)[name] == before[name] for name in untouched)
+
+
+def test_photos_that_changed_or_came_are_done_again_and_no_others(tmp_path):
+    for name in ("same", "touched", "changed", "text"):
+        Image.fromarray(blank()).save(tmp_path / f"{name}.png")
+    (tmp_path / "text.png").write_text("no photo")
+    names = ["same.png", "touched.png", "changed.png", "gone.png", "text.png"]
+    write_parquet(pa.table({"image": names}), tmp_path / "in.parquet")
+    folder = tmp_path / "run"
+    assert working("references", tmp_path, folder).exit_code == 1
+    before = times(folder)
+    assert working("references", tmp_path, folder).exit_code == 1
+    assert times(folder) == before, "nothing has changed"
+    os.utime(tmp_path / "touched.png", (1, 1))
+    Image.fromarray(blank()[:40]).save(tmp_path / "changed.png")
+    Image.fromarray(blank()).save(tmp_path / "gone.png")
+    assert working("references", tmp_path, folder).exit_code == 1
+    again = sorted(name for name, when in times(folder).items() if before[name] != when)
+    assert again == ["items/references/00002.parquet", "items/references/00003.parquet"]
+    before = times(folder)
+    assert working("references", tmp_path, folder, "--retry-failed").exit_code == 1
+    assert [n for n, when in times(folder).items() if before[n] != when] == ["items/references/00004.parquet"]
+    Image.fromarray(blank()).save(tmp_path / "text.png")
+    assert working("references", tmp_path, folder).exit_code == 0
+
+
+def test_a_second_command_says_who_holds_the_run(photos, segmented):
+    with locked(segmented):
+        done = working("segment", photos, segmented)
+    assert done.exit_code == 2
+    assert f"is in use by process {os.getpid()} on " in done.stderr
+    assert working("segment", photos, segmented).exit_code == 1, "it is free again"
