@@ -181,7 +181,7 @@ def _work(job: Job) -> Summary:
         for path in (items_path(job.run, name, shard) for shard in shards):
             if path.exists():
                 sys.stderr.write(f"Note: {path} is damaged; its shard is done again\n")
-    with _runner(job.options, max(map(len, pending.values()))) as (run, device):
+    with _runner(job, pending) as (run, device):
         for stage in job.stages:
             shards = [shard for shard in pending[stage.name] if shard not in lacking or stage.scope == "run"]
             made = _run_stage(job, stage, shards, run, device)
@@ -265,15 +265,17 @@ def _mended(job: Job, stage: Stage, reports: Sequence[ShardReport], run: Runner,
 
 
 @contextmanager
-def _runner(options: Options, shards: int) -> Iterator[tuple[Runner, str]]:
+def _runner(job: Job, pending: Mapping[str, Sequence[int]]) -> Iterator[tuple[Runner, str]]:
     """What runs the tasks of all stages, and the device that they see: workers and their models start once."""
+    options, shards = job.options, max(map(len, pending.values()))
     places = _places(options, shards)
     if not shards or not (places or options.scheduler):
         yield run_serial, options.device
         return
     from s3pot_batch.pipeline.scheduling import dask_runner
 
-    with dask_runner(places, options.scheduler) as run:
+    imports = [name for stage in job.stages if pending[stage.name] for name in (stage.module.__name__, *stage.imports)]
+    with dask_runner(places, options.scheduler, imports=imports) as run:
         yield run, places[0].device if places else options.device
 
 

@@ -116,6 +116,8 @@ class Stage:
     """The Zarr store that it writes; its module's ``arrays(context)`` says what is in there."""
     scope: Literal["shard", "run"] = "shard"
     """``run``: one task for all photos; its module does without this driver, and has ``is_done(run, fingerprint)``."""
+    imports: tuple[str, ...] = ()
+    """What its work imports late, as it is slow, besides its own module."""
     unit: str = "photos"
     """What its progress counts."""
 
@@ -150,13 +152,14 @@ LEARNING = ("training", "segments.target", "segments.adapter", "segments.prompt_
 
 STAGES = (
     Stage("references", settings=("seed", "faces", "references"), parts=("detector", "parser", "inpainter"),
-          store="references.zarr"),
+          store="references.zarr",
+          imports=("facer.transform", "diffusers.pipelines.controlnet.pipeline_controlnet_inpaint")),
     Stage("tokens", needs=("references",), settings=(*PROMPTING, "training.tokens"), parts=("segmenter",),
-          store="tokens.zarr"),
+          store="tokens.zarr", imports=("segment_anything",)),
     Stage("train", needs=("tokens",), settings=("seed", *LEARNING), scope="run", unit="epochs"),
     Stage("fits", needs=("tokens",), settings=LEARNING, parts=("adapter",)),
     Stage("segments", needs=("references",), needs_if=(("segments.per_image", "fits"),), settings=("segments",),
-          parts=("segmenter", "adapter"), store="masks.zarr"),
+          parts=("segmenter", "adapter"), store="masks.zarr", imports=("segment_anything",)),
 )  # fmt: skip
 """All stages; each comes after those that it needs."""
 

@@ -210,8 +210,9 @@ def test_workers_start_once_for_all_stages_and_not_for_nothing(blanks, monkeypat
     started, stages, ended = [], [], []
 
     @contextmanager
-    def runner(places, address):
+    def runner(places, address, *, imports):
         started.append((len(places), address))
+        assert "s3pot_batch.stages.fits" in imports
 
         def run(run_shard, given, context, on_report):
             stages.append((given[0].stage, len(given)))
