@@ -28,6 +28,7 @@ from s3pot_batch.pipeline.report.summary import Failure, Summary, summarise
 from s3pot_batch.pipeline.runner import Runner, run_serial
 from s3pot_batch.stages.base import STAGES, ShardReport, ShardTask, Stage, run_task
 from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.models.profiles import Profile
 
 
 @dataclass(frozen=True)
@@ -274,9 +275,18 @@ def _runner(job: Job, pending: Mapping[str, Sequence[int]]) -> Iterator[tuple[Ru
         return
     from s3pot_batch.pipeline.scheduling import dask_runner
 
-    imports = [name for stage in job.stages if pending[stage.name] for name in (stage.module.__name__, *stage.imports)]
-    with dask_runner(places, options.scheduler, imports=imports) as run:
+    todo = [stage for stage in job.stages if pending[stage.name]]
+    with dask_runner(places, options.scheduler, imports=_imports(todo, job.config.profile)) as run:
         yield run, places[0].device if places else options.device
+
+
+def _imports(stages: Sequence[Stage], profile: Profile) -> list[str]:
+    """The modules that the work of some stages needs and that are slow to import."""
+    from s3pot_batch.stages.models.registry import REGISTRIES
+
+    parts = dict.fromkeys(part for stage in stages for part in stage.parts)
+    own = [name for stage in stages for name in (stage.module.__name__, *stage.imports)]
+    return own + [REGISTRIES[part].where(profile.part(part).kind) for part in parts]
 
 
 def _places(options: Options, shards: int) -> tuple[Place, ...]:
