@@ -79,7 +79,7 @@ def _own_networks(network: S3POT, states: Sequence[dict[str, Tensor] | None]) ->
 
 
 def answer(outcome: Outcome, masks: Mapping[int, FaceMask], threshold: float) -> Outcome:
-    """The photo's answer: all its faces' masks, pasted back and united, and each face's figures."""
+    """The photo's answer: all its faces' masks, pasted back, each by itself and united, and each face's figures."""
     if outcome.status == "failed":
         return outcome
     shape = outcome.shape
@@ -90,7 +90,12 @@ def answer(outcome: Outcome, masks: Mapping[int, FaceMask], threshold: float) ->
         pasted = paste(mask, alignment_of(face, mask.region.shape[0]), shape, threshold)
         occlusion |= pasted.occlusion
         region |= pasted.region
-        faces.append(replace(face, occlusion_ratio=pasted.occlusion_ratio, predicted_iou=mask.predicted_iou))
+        faces.append(
+            replace(
+                face, occlusion_ratio=pasted.occlusion_ratio, predicted_iou=mask.predicted_iou,
+                occlusion=encode_rle(pasted.occlusion), face_region=encode_rle(pasted.region),
+            )
+        )  # fmt: skip
     return replace(
         outcome, faces=tuple(faces), occlusion=encode_rle(occlusion), face_region=encode_rle(region),
         occlusion_ratio=ratio(occlusion, region) if faces else None,
