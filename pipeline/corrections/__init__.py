@@ -3,7 +3,8 @@
 A correction holds for its whole photo. ``evaluate`` takes it as truth, and exports prefer it to the answer.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from s3pot_batch.manifests.files import read_table
+from s3pot_batch.manifests.outcomes import items_path
+from s3pot_batch.manifests.plan import read_plan
 from s3pot_batch.manifests.schema import FACE_ANSWER, RLE
 from s3pot_batch.stages.rle import Mask, decode_rle
 
@@ -25,13 +28,22 @@ SCHEMA = pa.schema(
         ("face_region", RLE),
         ("format", pa.string()),
         ("file", pa.string()),
+        ("content", pa.string()),
     ]
 )
-"""One row per corrected photo. A face's ``bbox`` is that of the answer's face that it corrects, else its own."""
+"""One row per corrected photo. A face's ``bbox`` is that of the answer's face that it corrects, else its own.
+``content`` is the SHA-256 of the photo's file, where the run knows it.
+"""
+SHOWN = 3
+"""Photos that a note names."""
 
 
-def read_corrections(run: Path) -> dict[str, dict[str, Any]]:
+def read_corrections(run: Path, *, outdated: bool = False) -> dict[str, dict[str, Any]]:
     """A run's corrections by ``image_id``; none if there is no file.
+
+    Args:
+        run: the run folder.
+        outdated: also those of photos whose files have changed since. Otherwise a note on stderr names them.
 
     Raises:
         ManifestError: the file is damaged.
@@ -40,7 +52,31 @@ def read_corrections(run: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     rows = read_table(path, "remove it, and import the corrections again").to_pylist()
-    return {row["image_id"]: row for row in rows}
+    found = {row["image_id"]: row for row in rows}
+    if outdated:
+        return found
+    now = contents(run, list(found))
+    changed = [
+        name for name, row in found.items() if row["content"] and now.get(name, row["content"]) != row["content"]
+    ]
+    if changed:
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        names = f"{', '.join(changed[:SHOWN])}{more}"
+        sys.stderr.write(f"Note: {path}: not used for photos that are others by now ({names}); correct them anew\n")
+    return {name: row for name, row in found.items() if name not in changed}
+
+
+def contents(run: Path, image_ids: Sequence[str]) -> dict[str, str]:
+    """SHA-256 (hex) of the files of some photos when the run read them; those that it does not know are left out."""
+    plan = read_plan(run)
+    numbers = plan.numbers(image_ids)
+    wanted, found = set(image_ids), dict[str, str]()
+    for shard in plan.shards_of(numbers[numbers >= 0]).tolist():
+        items = items_path(run, "segments", shard)
+        if items.exists():
+            rows = read_table(items, columns=("image_id", "content")).to_pylist()
+            found |= {row["image_id"]: row["content"] for row in rows if row["content"] and row["image_id"] in wanted}
+    return found
 
 
 def corrected(row: Mapping[str, Any], correction: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from s3pot_batch.manifests.answer import ANSWER
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.plan import read_plan
-from s3pot_batch.pipeline.corrections import CORRECTIONS, SCHEMA, read_corrections
+from s3pot_batch.pipeline.corrections import CORRECTIONS, SCHEMA, contents, read_corrections
 from s3pot_batch.pipeline.corrections.assembling import Names, assemble
 from s3pot_batch.pipeline.corrections.drawing import NO_SIZE, BadDrawing, Drawing, Unread
 from s3pot_batch.pipeline.export import FORMATS, find_format
@@ -69,7 +69,7 @@ def take(run: Path, drawings: Iterable[Drawing | Unread], name: str, file: str) 
     if not (run / ANSWER).exists():
         raise ConfigError(f"{run / ANSWER}: no answer there; run: s3pot-batch segment")
     answer = _Answer(run)
-    corrections, unread, taken = read_corrections(run), list[Unread](), set[str]()
+    corrections, unread, taken = read_corrections(run, outdated=True), list[Unread](), set[str]()
     for one in drawings:
         if isinstance(one, Unread):
             unread.append(one)
@@ -81,6 +81,9 @@ def take(run: Path, drawings: Iterable[Drawing | Unread], name: str, file: str) 
             continue
         corrections[correction["image_id"]] = correction
         taken.add(correction["image_id"])
+    known = contents(run, sorted(taken))
+    for image_id in taken:
+        corrections[image_id]["content"] = known.get(image_id)
     if taken:
         write_parquet(pa.Table.from_pylist(list(corrections.values()), SCHEMA), run / CORRECTIONS)
     return Imported(run / CORRECTIONS, len(taken), len(corrections), tuple(unread))

@@ -46,16 +46,18 @@ KINDS = {"brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels"}
 def write(run: Path, out: Path, options: ExportOptions) -> Iterator[Written]:
     """Write one file of all photos: the answer is a prediction, from which people start."""
     pictures = Pictures(run, out, wanted=options.photos)
-    tasks: list[dict[str, Any]] = []
-    for photo in answered_photos(run, options):
-        results = [_encoded(photo, shape) for shape in photo.shapes()]
-        prediction = {"model_version": run.name, "result": results}
-        data = {"image": _place(pictures.place(photo)), "image_id": photo.item.image_id}
-        tasks.append({"data": data, "predictions": [prediction]})
-        yield pictures.write(photo)
     (out / "interface.xml").write_text(INTERFACE, encoding="utf-8")
-    with replacing(out / FILE) as temporary:
-        temporary.write_text(json.dumps(tasks, ensure_ascii=False), encoding="utf-8")
+    with replacing(out / FILE) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        between = "["
+        for photo in answered_photos(run, options):  # task by task: a stroke is a list of numbers, and takes memory
+            results = [_encoded(photo, shape) for shape in photo.shapes()]
+            prediction = {"model_version": run.name, "result": results}
+            data = {"image": _place(pictures.place(photo)), "image_id": photo.item.image_id}
+            task = {"data": data, "predictions": [prediction]}
+            stream.write(f"{between}{json.dumps(task, ensure_ascii=False)}")
+            between = ",\n"
+            yield pictures.write(photo)
+        stream.write("]" if between != "[" else "[]")
 
 
 def _place(picture: str) -> str:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from s3pot_batch.manifests.outcomes import Outcome, write_outcomes
 from s3pot_batch.pipeline.corrections import CORRECTIONS, read_corrections
 from s3pot_batch.pipeline.corrections.drawing import Drawing, Unread
 from s3pot_batch.pipeline.corrections.drawing import Drawn as Stroke
@@ -142,6 +143,22 @@ def test_a_correction_goes_before_the_manifests_own_truth(run):
 def test_without_truth_and_corrections_evaluation_says_what_lacks(run):
     with pytest.raises(ConfigError, match="the column mask is empty; evaluation needs a ground truth"):
         evaluate(run.parent / "in.parquet", {"S3POT": run})
+
+
+def test_a_correction_of_another_photo_by_that_name_is_not_used(run, capsys):
+    def read_as(content: str) -> None:
+        outcomes = [Outcome(n, name, "no_face", content=content) for n, name in enumerate(photos())]
+        write_outcomes(run, "segments", 0, outcomes, "f")
+
+    read_as("old")
+    import_corrections(run, "coco", exported(run, "coco"))
+    assert len(read_corrections(run)) == 4
+    read_as("new")
+    assert read_corrections(run) == {}
+    assert "not used for photos that are others by now (Zoë/größe, turned, clean and 1 more)" in capsys.readouterr().err
+    import_corrections(run, "coco", exported(run, "coco", ExportOptions(min_faces=2)))
+    assert list(read_corrections(run)) == ["Zoë/größe"]
+    assert len(read_corrections(run, outdated=True)) == 4, "nobody's work is thrown away"
 
 
 # Which face is meant
