@@ -74,6 +74,22 @@ class Options:
 
 
 @dataclass(frozen=True)
+class ReportOptions:
+    """What is looked at, and where it goes."""
+
+    run: Run = None
+    manifest: AnyManifest = None
+    group: Annotated[str | None, typer.Option("--group", help="A column to filter by; default kind.")] = None
+    photo: Annotated[
+        list[str] | None, typer.Option("--photo", help="An image_id whose steps have to be shown; may be repeated.")
+    ] = None
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Where the contact sheet goes; default RUN/sheet.png.")
+    ] = None
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Photos on the contact sheet.")] = 24
+
+
+@dataclass(frozen=True)
 class EvaluationOptions:
     """Everything about an evaluation."""
 

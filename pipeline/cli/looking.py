@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from s3pot_batch.pipeline.cli.common import SOME_FAILED, clear_errors, show
-from s3pot_batch.pipeline.options import AnyManifest, Json, Run
+from s3pot_batch.pipeline.cli.common import SOME_FAILED, clear_errors, show, takes
+from s3pot_batch.pipeline.options import AnyManifest, Json, ReportOptions, Run
 
 commands = typer.Typer()
 
@@ -24,31 +24,26 @@ def status(run: Run = None, manifest: AnyManifest = None, *, as_json: Json = Fal
         show(found.text(), found.as_json(), as_json=as_json)
 
 
-@commands.command(epilog="Example: s3pot-batch report --run runs/in --sheet sheet.png")
-def report(
-    run: Run = None,
-    manifest: AnyManifest = None,
-    *,
-    sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="Where the contact sheet goes; default RUN/sheet.png.")
-    ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Photos on the contact sheet.")] = 24,
-    as_json: Json = False,
-) -> None:
-    """Write report.html and a contact sheet: photo, parse, reference, contrast, prompts, mask."""
+@commands.command(epilog="Example: s3pot-batch report --run runs/in")
+@takes(ReportOptions)
+def report(options: ReportOptions, *, as_json: Json = False) -> None:
+    """Write report.html, a page to look at a run, and a contact sheet of its first photos."""
     with clear_errors():
         from s3pot_batch.pipeline.job import run_folder
         from s3pot_batch.pipeline.report.page import write_page
         from s3pot_batch.pipeline.report.sheets import contact_sheet, segmented_faces
         from s3pot_batch.pipeline.status import run_status
 
-        folder = run_folder(manifest, run)
+        folder = run_folder(options.manifest, options.run)
         run_status(folder)
-        if any(True for _ in islice(segmented_faces(folder), limit, None)):
-            sys.stderr.write(f"Note: the sheet shows the first {limit} faces; --limit draws more\n")
-        drawn = contact_sheet(folder, sheet or folder / "sheet.png", limit)
-        page = write_page(folder, drawn)
-        show(f"{page}\n{drawn}", {"report": str(page), "sheet": str(drawn)}, as_json=as_json)
+        found = sum(1 for _ in islice(segmented_faces(folder), options.limit + 1))
+        if found > options.limit:
+            sys.stderr.write(f"Note: the sheet shows the first {options.limit} faces; --limit draws more\n")
+        page = write_page(folder, manifest=options.manifest, group=options.group, first=options.photo or ())
+        written = {"report": str(page)}
+        if found:
+            written["sheet"] = str(contact_sheet(folder, options.sheet or folder / "sheet.png", options.limit))
+        show("\n".join(written.values()), written, as_json=as_json)
 
 
 @commands.command("export", epilog="Example: s3pot-batch export --run runs/in --format png")
