@@ -87,6 +87,10 @@ class ReportOptions:
         Path | None, typer.Option("--sheet", help="Where the contact sheet goes; default RUN/sheet.png.")
     ] = None
     limit: Annotated[int, typer.Option("--limit", min=1, help="Photos on the contact sheet.")] = 24
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--compare", metavar="RUN RUN", help="Two runs of the same photos, side by side, instead."),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,14 @@ def status(run: Run = None, manifest: AnyManifest = None, *, as_json: Json = Fal
 @commands.command(epilog="Example: s3pot-batch report --run runs/in")
 @takes(ReportOptions)
 def report(options: ReportOptions, *, as_json: Json = False) -> None:
-    """Write report.html, a page to look at a run, and a contact sheet of its first photos."""
+    """Write report.html, a page to look at a run, and a contact sheet; or compare two runs: comparison.html."""
     with clear_errors():
+        if options.compare:
+            from s3pot_batch.pipeline.report.compare import write_comparison
+
+            page = write_comparison(*options.compare, group=options.group)
+            show(str(page), {"comparison": str(page)}, as_json=as_json)
+            return
         from s3pot_batch.pipeline.job import run_folder
         from s3pot_batch.pipeline.report.page import write_page
         from s3pot_batch.pipeline.report.sheets import contact_sheet, segmented_faces

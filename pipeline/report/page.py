@@ -15,7 +15,7 @@ from s3pot_batch.pipeline.config import CONFIG, resolve
 from s3pot_batch.pipeline.progress import progress
 from s3pot_batch.pipeline.report import parts
 from s3pot_batch.pipeline.report.parts import BUNDLE, as_script, rounded
-from s3pot_batch.pipeline.report.pictures import Thumbnail, steps, thumbnail, true_mask
+from s3pot_batch.pipeline.report.pictures import Size, Thumbnail, steps, thumbnail, true_mask
 from s3pot_batch.pipeline.report.rows import Row, Truth, by_interest, read_groups, read_rows, read_truth_of
 from s3pot_batch.pipeline.report.story import tell
 from s3pot_batch.stages.base import ShardReport
@@ -28,6 +28,8 @@ MOST_PHOTOS = 10_000
 """In a gallery."""
 SIDES = ((2_000, 160), (5_000, 128), (MOST_PHOTOS, 96))
 """Up to so many photos, thumbnails have this side in pixels."""
+MOST_OF_THUMBNAILS = 16_000_000
+"""Bytes; what is left of a page is for steps."""
 LONGEST_ERROR = 300
 
 
@@ -106,8 +108,14 @@ def _shown_of(shown: int, photos: int) -> str:
     return f"Of {photos} photos, these {shown} are on this page: the failures, the most telling, and a sample."
 
 
+def thumbnail_size(photos: int) -> Size:
+    """How large the thumbnails of so many photos may be."""
+    side = next(side for most, side in SIDES if photos <= most)
+    return Size(side, MOST_OF_THUMBNAILS // max(photos, 1))
+
+
 def _draw_thumbnails(gallery: _Gallery) -> None:
-    side = next(side for most, side in SIDES if len(gallery.rows) <= most)
+    size = thumbnail_size(len(gallery.rows))
     sizes: dict[int, int] = {}
     for row in gallery.rows:
         sizes[row.shard] = sizes.get(row.shard, 0) + 1
@@ -115,7 +123,7 @@ def _draw_thumbnails(gallery: _Gallery) -> None:
     with nullcontext(None) if quiet else progress("report", sizes) as on_report:
         for n, row in enumerate(gallery.rows, 1):
             try:
-                gallery.thumbnails.append(thumbnail(gallery.run, row, gallery.location(row), side))
+                gallery.thumbnails.append(thumbnail(gallery.run, row, gallery.location(row), size))
             except ShardError:
                 gallery.thumbnails.append(Thumbnail())
                 gallery.damaged.add(row.image_id)

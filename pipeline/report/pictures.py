@@ -2,12 +2,12 @@
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from s3pot_batch.manifests.answer import STAGE as ANSWERING
 from s3pot_batch.manifests.outcomes import FaceOutcome, read_outcomes
@@ -23,8 +23,10 @@ from s3pot_batch.stages.references import alignment_of
 from s3pot_batch.stages.rle import Mask
 from s3pot_batch.stages.settings import FaceSettings
 
-FINE, COARSE, SMALL = 75, 50, 30
-"""WebP's quality: of a photo that is looked at, of a smooth picture, of a thumbnail."""
+FINE, COARSE = 75, 50
+"""WebP's quality: of a photo that is looked at, of a smooth picture."""
+SMALL = (30, 20, 10, 0)
+"""And of a thumbnail, whichever is small enough."""
 FAST = 3
 """WebP's method: slower ones save a few percent."""
 
@@ -38,26 +40,37 @@ class Thumbnail:
     """Opaque where the face is hidden, else transparent."""
 
 
-def thumbnail(run: Path, row: Row, location: str, side: int) -> Thumbnail:
+@dataclass(frozen=True)
+class Size:
+    """How large a thumbnail may be."""
+
+    side: int
+    """In pixels."""
+    most: int
+    """Characters of both its pictures."""
+
+
+def thumbnail(run: Path, row: Row, location: str, size: Size) -> Thumbnail:
     """The first face of a photo with its mask; of one without a face, the photo itself if it can be read.
 
     Args:
         run: the run folder.
         row: the photo.
         location: its path or URL; only local files are read.
-        side: of the thumbnail, in pixels.
+        size: of the thumbnail.
 
     Raises:
         ShardError: what the run folder holds of it is damaged.
     """
     if not row.faces:
-        return Thumbnail(_of_file(location, side))
+        return Thumbnail(_of_file(location, size))
     [raw] = store.read_row(run / references.STORE, row.faces[0], "raw")
     [occlusion] = store.read_row(run / segments.STORE, row.faces[0], "occlusion")
-    return Thumbnail(lossy(_resized(Image.fromarray(raw), side), SMALL), stencil(occlusion > 0.5, side))
+    mask = stencil(occlusion > 0.5, size.side)
+    return Thumbnail(small(Image.fromarray(raw), replace(size, most=size.most - len(mask))), mask)
 
 
-def _of_file(location: str, side: int) -> str:
+def _of_file(location: str, size: Size) -> str:
     """A local photo in a square; nothing where it cannot be read."""
     bounds = FaceSettings()
     if "://" in location:
@@ -65,10 +78,8 @@ def _of_file(location: str, side: int) -> str:
     try:
         with decoding(location):
             image = open_image(read_bytes(location, bounds), location, bounds.max_pixels)
-            image.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded at an eighth of its size
-            photo = as_rgb(upright(image))
-            photo.thumbnail((side, side), Image.Resampling.LANCZOS)
-            return lossy(photo, SMALL)
+            image.draft("RGB", (2 * size.side, 2 * size.side))  # a JPEG is decoded at an eighth of its size
+            return small(as_rgb(upright(image)), size)
     except ItemError:
         return ""
 
@@ -85,9 +96,13 @@ def steps(run: Path, row: Row, taxonomy: Taxonomy, truth: Mask | None) -> list[d
     Raises:
         ShardError: what the run folder holds of it is damaged.
     """
+    return [_face(run, face, taxonomy, truth) for face in faces_of(run, row)]
+
+
+def faces_of(run: Path, row: Row) -> tuple[FaceOutcome, ...]:
+    """The faces of a photo, with where they lie."""
     outcomes = read_outcomes(run, ANSWERING, row.shard)
-    faces = next(outcome for outcome in outcomes if outcome.index == row.index).faces
-    return [_face(run, face, taxonomy, truth) for face in faces]
+    return next(outcome for outcome in outcomes if outcome.index == row.index).faces
 
 
 def _face(run: Path, face: FaceOutcome, taxonomy: Taxonomy, truth: Mask | None) -> dict[str, object]:
@@ -97,16 +112,21 @@ def _face(run: Path, face: FaceOutcome, taxonomy: Taxonomy, truth: Mask | None) 
     occlusion, contrast, prompts = store.read_row(run / segments.STORE, face.row, "occlusion", "contrast", "prompts")
     side = raw.shape[0]
     parts = np.where((region > 0)[..., None], taxonomy.colourise(parsing), raw // 4).astype(np.uint8)
-    true = None if truth is None else alignment_of(face, side).warp_labels(truth.astype(np.uint8)) > 0
     points = [[round(100 * x / side, 1), round(100 * y / side, 1), int(prompts[y, x])] for y, x in np.argwhere(prompts)]
     return {
         "photo": lossy(Image.fromarray(raw), FINE), "parse": lossy(Image.fromarray(parts), COARSE),
         "reference": lossy(Image.fromarray(reference), FINE),
         "contrast": lossy(Image.fromarray(heat(contrast.astype(np.float32))), COARSE),
-        "prompts": points, "mask": stencil(occlusion > 0.5, side), "truth": "" if true is None else stencil(true, side),
+        "prompts": points, "mask": stencil(occlusion > 0.5, side),
+        "truth": "" if truth is None else in_frame(truth, face, side),
         "ratio": face.occlusion_ratio, "predicted": face.predicted_iou, "score": face.score,
         "parsed": face.parse_confidence, "row": face.row,
     }  # fmt: skip
+
+
+def in_frame(truth: Mask, face: FaceOutcome, side: int) -> str:
+    """A photo's true mask, H×W, where the face was put, as a stencil."""
+    return stencil(alignment_of(face, side).warp_labels(truth.astype(np.uint8)) > 0, side)
 
 
 def true_mask(row: Row, truth: Truth, location: str, manifest: Path | None) -> Mask | None:
@@ -130,6 +150,19 @@ def true_mask(row: Row, truth: Truth, location: str, manifest: Path | None) -> M
         return read_truth(cell, folder or Path())
     except ItemError:
         return None
+
+
+def small(image: Image.Image, size: Size) -> str:
+    """A picture as WebP in base64, within bounds: worse or smaller where it has to be, as noise does; empty at last."""
+    side = size.side
+    while side > 1:
+        fitting = ImageOps.contain(image, (side, side), Image.Resampling.LANCZOS)
+        for quality in SMALL:
+            text = lossy(fitting, quality)
+            if len(text) <= size.most:
+                return text
+        side //= 2
+    return ""
 
 
 def lossy(image: Image.Image, quality: int) -> str:

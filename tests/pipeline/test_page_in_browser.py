@@ -4,6 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from s3pot_batch.manifests.outcomes import Outcome
+from s3pot_batch.pipeline.report.compare import write_comparison
 from s3pot_batch.pipeline.report.page import write_page
 from tests.pipeline.browsing import chromium, page_of, serious
 from tests.pipeline.drawn_run import draw_run, found
@@ -149,3 +150,41 @@ def test_nobody_is_shut_out(browser, address, scheme, width):
         assert serious(page) == []
         alts = page.locator("#grid img").evaluate_all("all => all.map(one => one.alt)")
         assert alts[0] == "photo 00, 0 % of the face hidden"
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Six photos; in the second run two are hidden by more, and one has no face."""
+    folder = tmp_path_factory.mktemp("compared")
+    one = draw_run(folder / "one", [found(n, f"photo {n}", n / 10) for n in range(6)])
+    other = [found(n, f"photo {n}", 0.8 if n < 2 else n / 10) for n in range(5)]
+    return write_comparison(
+        one, draw_run(folder / "other", [*other, Outcome(5, "photo 5", "no_face")])
+    ).absolute().as_uri()  # fmt: skip
+
+
+def test_two_runs_are_compared_photo_by_photo(browser, compared):
+    with page_of(browser, color_scheme="dark", viewport={"width": 390, "height": 900}) as page:
+        page.goto(compared)
+        assert names(page)[:3] == ["photo 0", "photo 5", "photo 1"]
+        page.locator("[name=verdict]").select_option("changed")
+        assert sorted(names(page)) == ["photo 0", "photo 1", "photo 5"]
+        page.locator("[data-look]", has_text="ended otherwise").click()
+        expect(page.locator("#gallery")).to_be_focused()
+        page.get_by_text("Clear all", exact=True).click()
+        page.locator("[name=sort]").select_option("more")
+        assert names(page)[0] == "photo 0"
+        page.locator(".card").nth(1).click()
+        expect(page.locator("#title")).to_have_text("photo 1")
+        page.get_by_label("Slide between one and other").fill("30")
+        clips = page.locator("#stage .under, #stage .cut").evaluate_all(
+            "all => all.map(one => getComputedStyle(one).clipPath)"
+        )
+        assert clips == ["inset(0px 70% 0px 0px)", "inset(0px 0px 0px 30%)"]
+        page.keyboard.press("3")
+        assert page.locator("#steps [aria-pressed=true]").inner_text() == "photo and after"
+        assert "10.0 % → 80.0 %" in page.locator("#figures").inner_text()
+        assert serious(page) == []
+        page.get_by_text("Close", exact=True).click()
+        assert serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -16,6 +16,7 @@ from s3pot_batch.pipeline.evaluation.evaluate import evaluate
 from s3pot_batch.pipeline.report import page as pages
 from s3pot_batch.pipeline.report import parts
 from s3pot_batch.pipeline.report.page import run_files, write_page
+from s3pot_batch.pipeline.report.pictures import Size, small
 from s3pot_batch.pipeline.report.rows import Row, by_interest
 from s3pot_batch.pipeline.report.sheets import CAPTION, GAP, TILE, TITLES, contact_sheet, pictures, segmented_faces
 from s3pot_batch.pipeline.report.story import failure_kinds, histogram
@@ -168,6 +169,16 @@ def test_of_very_many_photos_the_failures_and_the_telling_ones_are_shown(tmp_pat
     assert len(data(text, "rows")["ids"]) == 3
     assert "Of 9 photos, these 3 are on this page" in text
     assert "8 of 9 photos have a mask" in text
+
+
+def test_thumbnails_stay_within_bounds_whatever_they_show():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
+    plain = Image.new("RGB", (256, 128), "red")
+    assert picture(small(plain, Size(96, 1500))).size == (96, 48)
+    for most in (8000, 1500, 300):
+        assert len(small(noise, Size(96, most))) <= most
+    assert picture(small(noise, Size(96, 8000))).size == (96, 96)
+    assert small(noise, Size(96, 10)) == ""
 
 
 def test_a_damaged_row_costs_its_pictures_and_is_told(run):

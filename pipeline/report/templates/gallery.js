@@ -59,9 +59,10 @@ const within = (range, value) => {
  *   keep(n, state): whether the filters let a photo through
  *   orders: sorting keys by name; photos without a key come last
  *   card(n, now): the inside of a photo's button
+ *   previews: how many of its photos a link to look at first shows
  *   open(n, shown): fills the dialog; `shown` is the list that it can be leafed through
  */
-function gallery({ count, keep, orders, card, open }) {
+function gallery({ count, keep, orders, card, open, previews = 5 }) {
   const form = document.getElementById("filters");
   const grid = document.getElementById("grid");
   const dialog = document.getElementById("photo");
@@ -137,7 +138,7 @@ function gallery({ count, keep, orders, card, open }) {
         link.addEventListener("click", (event) => { event.preventDefault(); show(); });
       } else link.addEventListener("click", () => setTimeout(show));
       const now = state(link.getAttribute("href"));
-      const pictures = link.matches("[data-look]") ? choose(now).slice(0, 5).map((n) => card(n, now)[0]) : [];
+      const pictures = link.matches("[data-look]") ? choose(now).slice(0, previews).map((n) => card(n, now)[0]) : [];
       for (const picture of pictures) picture.querySelectorAll(".mark").forEach((mark) => mark.remove());
       if (pictures.some((picture) => picture.querySelector("img"))) link.querySelector(".strip").append(...pictures);
     }
