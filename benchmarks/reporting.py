@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from benchmarks.tidy_run import STAGES
 from s3pot_batch.manifests.answer import ANSWER
 from s3pot_batch.manifests.files import read_table, write_parquet
 from s3pot_batch.manifests.outcomes import Outcome, read_checksums, read_outcomes, write_outcomes
@@ -26,7 +27,6 @@ from s3pot_batch.stages.base import stage_named
 ROWS = 10_000
 SHARD = 25
 """Photos that are worked on; they are one shard."""
-STAGES = ("references", "segments")
 OPENED = """() => new Promise(resolve => requestAnimationFrame(() => setTimeout(() => resolve(performance.now()))))"""
 FILTERED = """async ([name, value]) => {
   const control = document.getElementById("filters").elements[name], began = performance.now();

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -47,6 +47,10 @@ Confine = Annotated[
 Schemes = Annotated[str, typer.Option("--schemes", help="URLs that are allowed to a confined manifest.")]
 PerImage = Annotated[bool, typer.Option("--per-image", help="Fit the adapter to each face by itself.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing while it works; RUN/log.txt has it.")]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"], typer.Option("--log-level", help="The least that RUN/log.txt holds.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 
 
@@ -71,6 +75,8 @@ class Options:
     confine: Confine = False
     schemes: Schemes = "https"
     per_image: PerImage = False
+    quiet: Quiet = False
+    log_level: LogLevel = "info"
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class ReportOptions:
         Path | None, typer.Option("--sheet", help="Where the contact sheet goes; default RUN/sheet.png.")
     ] = None
     limit: Annotated[int, typer.Option("--limit", min=1, help="Photos on the contact sheet.")] = 24
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing while it works.")] = False
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option("--compare", metavar="RUN RUN", help="Two runs of the same photos, side by side, instead."),

@@ -14,13 +14,25 @@ commands = typer.Typer()
 
 
 @commands.command(epilog="Example: s3pot-batch status --run runs/in")
-def status(run: Run = None, manifest: AnyManifest = None, *, as_json: Json = False) -> None:
-    """Say what is done in a run folder and what is left."""
+def status(
+    run: Run = None,
+    manifest: AnyManifest = None,
+    *,
+    follow: Annotated[
+        bool, typer.Option("--watch", help="Go on until the run is finished, or Ctrl-C; from another terminal, say.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what is done in a run folder, what is worked on, and what is left."""
     with clear_errors():
         from s3pot_batch.pipeline.job import run_folder
-        from s3pot_batch.pipeline.status import run_status
+        from s3pot_batch.pipeline.status import run_status, watch
 
-        found = run_status(run_folder(manifest, run))
+        folder = run_folder(manifest, run)
+        if follow and not as_json:
+            watch(folder)
+            return
+        found = run_status(folder)
         show(found.text(), found.as_json(), as_json=as_json)
 
 
@@ -32,7 +44,7 @@ def report(options: ReportOptions, *, as_json: Json = False) -> None:
         if options.compare:
             from s3pot_batch.pipeline.report.compare import write_comparison
 
-            page = write_comparison(*options.compare, group=options.group)
+            page = write_comparison(*options.compare, group=options.group, quiet=options.quiet)
             show(str(page), {"comparison": str(page)}, as_json=as_json)
             return
         from s3pot_batch.pipeline.job import run_folder
@@ -45,7 +57,9 @@ def report(options: ReportOptions, *, as_json: Json = False) -> None:
         found = sum(1 for _ in islice(segmented_faces(folder), options.limit + 1))
         if found > options.limit:
             sys.stderr.write(f"Note: the sheet shows the first {options.limit} faces; --limit draws more\n")
-        page = write_page(folder, manifest=options.manifest, group=options.group, first=options.photo or ())
+        page = write_page(
+            folder, manifest=options.manifest, group=options.group, first=options.photo or (), quiet=options.quiet
+        )
         written = {"report": str(page)}
         if found:
             written["sheet"] = str(contact_sheet(folder, options.sheet or folder / "sheet.png", options.limit))

@@ -14,6 +14,7 @@ from s3pot_batch.manifests.answer import ANSWER
 from s3pot_batch.manifests.files import read_table
 from s3pot_batch.manifests.plan import Plan, read_plan
 from s3pot_batch.pipeline.evaluation.metrics import mean_with_interval
+from s3pot_batch.pipeline.progress import display
 from s3pot_batch.pipeline.report import parts
 from s3pot_batch.pipeline.report.page import thumbnail_size
 from s3pot_batch.pipeline.report.parts import BUNDLE, as_script, rounded
@@ -29,7 +30,9 @@ from s3pot_batch.pipeline.report.pictures import (
     true_mask,
 )  # fmt: skip
 from s3pot_batch.pipeline.report.rows import Row, Truth, read_groups, read_rows, read_truth_of
+from s3pot_batch.pipeline.runner import OnReport
 from s3pot_batch.stages import references, segments, store
+from s3pot_batch.stages.base import ShardReport
 from s3pot_batch.stages.errors import ConfigError, ShardError
 from s3pot_batch.stages.rle import BadRle, decode_rle
 
@@ -81,13 +84,14 @@ class Gain:
     high: float
 
 
-def write_comparison(one: Path, other: Path, *, group: str | None = None) -> Path:
+def write_comparison(one: Path, other: Path, *, group: str | None = None, quiet: bool = False) -> Path:
     """Write ``comparison.html`` into the second run's folder.
 
     Args:
         one: a run folder with an answer, the earlier one say.
         other: another one, of the same photos or some of them.
         group: a column of the second run's manifest to filter by, by default ``kind``.
+        quiet: say nothing of the progress.
 
     Raises:
         ManifestError: there is no run.
@@ -100,7 +104,8 @@ def write_comparison(one: Path, other: Path, *, group: str | None = None) -> Pat
     shown = sorted(pairs, key=lambda pair: -max(pair.change, abs(pair.gain or 0)))[:MOST_PAIRS]
     groups = read_groups(other, group)
     table = _table(sides, shown, groups)
-    bundles = parts.bundled(_thumbnails(sides, shown))
+    with display(quiet=quiet) as show, show.stage("pairs", dict.fromkeys(range(len(shown)), 1)) as on_report:
+        bundles = parts.bundled(_thumbnails(sides, shown, on_report))
     steps = _steps(sides, shown, parts.room(*bundles, as_script(table)))
     before, after = names = _names(one, other)
     return parts.write(
@@ -196,13 +201,14 @@ def _table(sides: tuple[Side, Side], pairs: Sequence[Pair], groups: Mapping[str,
     }  # fmt: skip
 
 
-def _thumbnails(sides: tuple[Side, Side], pairs: Sequence[Pair]) -> list[list[str]]:
+def _thumbnails(sides: tuple[Side, Side], pairs: Sequence[Pair], on_report: OnReport) -> list[list[str]]:
     """Photo and mask of both runs; the second photo is empty where it is the first one again."""
     size = thumbnail_size(2 * len(pairs))
     found = []
-    for pair in pairs:
+    for n, pair in enumerate(pairs):
         one, other = (_thumbnail(side, pair.image_id, size) for side in sides)
         found.append([one.photo, one.mask, "" if one.photo == other.photo else other.photo, other.mask])
+        on_report(ShardReport("pairs", n))
     return found
 
 

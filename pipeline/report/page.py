@@ -1,7 +1,7 @@
 """The page that a person looks at: ``report.html``, one file with everything in it, however large the run."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from s3pot_batch.manifests.answer import ANSWER
 from s3pot_batch.manifests.plan import Plan, read_plan
 from s3pot_batch.manifests.schema import STATUSES
 from s3pot_batch.pipeline.config import CONFIG, resolve
-from s3pot_batch.pipeline.progress import progress
+from s3pot_batch.pipeline.progress import Display, display
 from s3pot_batch.pipeline.report import parts
 from s3pot_batch.pipeline.report.parts import BUNDLE, as_script, rounded
 from s3pot_batch.pipeline.report.pictures import Size, Thumbnail, steps, thumbnail, true_mask
@@ -30,6 +30,8 @@ SIDES = ((2_000, 160), (5_000, 128), (MOST_PHOTOS, 96))
 """Up to so many photos, thumbnails have this side in pixels."""
 MOST_OF_THUMBNAILS = 16_000_000
 """Bytes; what is left of a page is for steps."""
+A_PHOTOS_STEPS = 40_000
+"""Bytes, about: by that, progress says how many photos will have their steps."""
 LONGEST_ERROR = 300
 
 
@@ -54,8 +56,9 @@ class _Gallery:
 
 
 def write_page(
-    run: Path, *, manifest: Path | None = None, group: str | None = None, first: Collection[str] = ()
-) -> Path:
+    run: Path, *, manifest: Path | None = None, group: str | None = None, first: Collection[str] = (),
+    quiet: bool = False,
+) -> Path:  # fmt: skip
     """Write ``report.html``.
 
     Args:
@@ -63,6 +66,7 @@ def write_page(
         manifest: whose folder true masks are relative to; without it, that which the photos' own paths show.
         group: a column of the manifest to filter by, by default ``kind``.
         first: image ids of photos whose steps have to be on the page.
+        quiet: say nothing of the progress.
 
     Raises:
         ManifestError: there is no run.
@@ -77,12 +81,13 @@ def write_page(
     order = [*(n for n, row in enumerate(rows) if row.image_id in first and row.faces), *by_interest(rows, truth.iou)]
     kept = _kept(rows, order)
     gallery = _Gallery(run, plan, [rows[n] for n in kept], truth, manifest)
-    _draw_thumbnails(gallery)
-    bundles = parts.bundled([[one.photo, one.mask] for one in gallery.thumbnails])
     table = _table(gallery, groups)
-    places = {n: place for place, n in enumerate(kept)}
-    left = parts.room(*bundles, as_script(table))
-    _draw_steps(gallery, [places[n] for n in dict.fromkeys(order) if n in places], left)
+    with display(quiet=quiet) as show:
+        _draw_thumbnails(gallery, show)
+        bundles = parts.bundled([[one.photo, one.mask] for one in gallery.thumbnails])
+        places = {n: place for place, n in enumerate(kept)}
+        left = parts.room(*bundles, as_script(table))
+        _draw_steps(gallery, [places[n] for n in dict.fromkeys(order) if n in places], left, show)
     return parts.write(
         run / PAGE, "page.html.j2",
         name=run.absolute().name, story=tell(run, rows, truth), labels=LABELS, groups=table["groups"],
@@ -114,39 +119,40 @@ def thumbnail_size(photos: int) -> Size:
     return Size(side, MOST_OF_THUMBNAILS // max(photos, 1))
 
 
-def _draw_thumbnails(gallery: _Gallery) -> None:
+def _draw_thumbnails(gallery: _Gallery, show: Display) -> None:
     size = thumbnail_size(len(gallery.rows))
-    sizes: dict[int, int] = {}
-    for row in gallery.rows:
-        sizes[row.shard] = sizes.get(row.shard, 0) + 1
-    quiet = len(gallery.rows) < 1000  # it is done in no time
-    with nullcontext(None) if quiet else progress("report", sizes) as on_report:
+    sizes = Counter(row.shard for row in gallery.rows)
+    with show.stage("thumbnails", sizes) as on_report:
         for n, row in enumerate(gallery.rows, 1):
             try:
                 gallery.thumbnails.append(thumbnail(gallery.run, row, gallery.location(row), size))
             except ShardError:
                 gallery.thumbnails.append(Thumbnail())
                 gallery.damaged.add(row.image_id)
-            if on_report and (n == len(gallery.rows) or gallery.rows[n].shard != row.shard):
-                on_report(ShardReport("report", row.shard))
+            if n == len(gallery.rows) or gallery.rows[n].shard != row.shard:
+                on_report(ShardReport("thumbnails", row.shard))
 
 
-def _draw_steps(gallery: _Gallery, order: Sequence[int], room: int) -> None:
+def _draw_steps(gallery: _Gallery, order: Sequence[int], room: int, show: Display) -> None:
     """Draw the steps of one photo after the other until the page is full."""
     if not order:
         return
     taxonomy = taxonomy_of(resolve(file=gallery.run / CONFIG).profile.parser)
-    for place in order:
-        row = gallery.rows[place]
-        truth = true_mask(row, gallery.truth, gallery.location(row), gallery.manifest)
-        try:
-            text = as_script(steps(gallery.run, row, taxonomy, truth))
-        except ShardError:
-            gallery.damaged.add(row.image_id)
-            continue
-        if len(text) > room:
-            return  # the rest interests less
-        gallery.steps[place], room = text, room - len(text)
+    likely = min(len(order), room // A_PHOTOS_STEPS)
+    with show.stage("steps", dict.fromkeys(range(likely), 1)) as on_report:
+        for n, place in enumerate(order):
+            row = gallery.rows[place]
+            truth = true_mask(row, gallery.truth, gallery.location(row), gallery.manifest)
+            try:
+                text = as_script(steps(gallery.run, row, taxonomy, truth))
+            except ShardError:
+                gallery.damaged.add(row.image_id)
+                continue
+            if len(text) > room:
+                return  # the rest interests less
+            gallery.steps[place], room = text, room - len(text)
+            if n < likely:
+                on_report(ShardReport("steps", n))
 
 
 def _table(gallery: _Gallery, groups: Mapping[str, str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ TEMPLATES = Environment(
 )
 MOST_BYTES = 19_500_000
 """Of a page: browsers open it at once, and it fits into most mails and issues."""
-BUNDLE = 100
+BUNDLE = 20
 """Thumbnails that the page's script reads at once."""
 
 
