@@ -28,6 +28,7 @@ from s3pot_batch.pipeline.report.summary import Failure, Summary, summarise
 from s3pot_batch.pipeline.runner import Runner, run_serial
 from s3pot_batch.stages.base import STAGES, ShardReport, ShardTask, Stage, run_task
 from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.models.profiles import Profile
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def _work(job: Job, show: Display) -> Summary:
         for path in (items_path(job.run, name, shard) for shard in shards):
             if path.exists():
                 show.say(f"Note: {path} is damaged; its shard is done again")
-    with _runner(job.options, max(map(len, pending.values()))) as (run, device):
+    with _runner(job, pending) as (run, device):
         for stage in job.stages:
             shards = [shard for shard in pending[stage.name] if shard not in lacking or stage.scope == "run"]
             made = _run_stage(job, stage, shards, (run, device), show)
@@ -274,16 +275,27 @@ def _mended(
 
 
 @contextmanager
-def _runner(options: Options, shards: int) -> Iterator[tuple[Runner, str]]:
+def _runner(job: Job, pending: Mapping[str, Sequence[int]]) -> Iterator[tuple[Runner, str]]:
     """What runs the tasks of all stages, and the device that they see: workers and their models start once."""
+    options, shards = job.options, max(map(len, pending.values()))
     places = _places(options, shards)
     if not shards or not (places or options.scheduler):
         yield run_serial, options.device
         return
     from s3pot_batch.pipeline.scheduling import dask_runner
 
-    with dask_runner(places, options.scheduler) as run:
+    todo = [stage for stage in job.stages if pending[stage.name]]
+    with dask_runner(places, options.scheduler, imports=_imports(todo, job.config.profile)) as run:
         yield run, places[0].device if places else options.device
+
+
+def _imports(stages: Sequence[Stage], profile: Profile) -> list[str]:
+    """The modules that the work of some stages needs and that are slow to import."""
+    from s3pot_batch.stages.models.registry import REGISTRIES
+
+    parts = dict.fromkeys(part for stage in stages for part in stage.parts)
+    own = [name for stage in stages for name in (stage.module.__name__, *stage.imports)]
+    return own + [REGISTRIES[part].where(profile.part(part).kind) for part in parts]
 
 
 def _places(options: Options, shards: int) -> tuple[Place, ...]:

@@ -14,7 +14,7 @@ from s3pot_batch.manifests.outcomes import FaceOutcome, read_outcomes
 from s3pot_batch.pipeline.evaluation.truth import read_truth
 from s3pot_batch.pipeline.report.rows import Row, Truth
 from s3pot_batch.pipeline.report.sheets import heat
-from s3pot_batch.stages import references, segments, store
+from s3pot_batch.stages import decoded, references, segments, store
 from s3pot_batch.stages.errors import ItemError
 from s3pot_batch.stages.images import as_rgb, decoding, open_image, upright
 from s3pot_batch.stages.models.taxonomy import Taxonomy
@@ -109,7 +109,8 @@ def _face(run: Path, face: FaceOutcome, taxonomy: Taxonomy, truth: Mask | None) 
     raw, reference, parsing, region = store.read_row(
         run / references.STORE, face.row, "raw", "reference", "parsing", "region"
     )
-    occlusion, contrast, prompts = store.read_row(run / segments.STORE, face.row, "occlusion", "contrast", "prompts")
+    contrast, prompts = store.read_row(run / decoded.STORE, face.row, "contrast", "prompts")
+    [occlusion] = store.read_row(run / segments.STORE, face.row, "occlusion")
     side = raw.shape[0]
     parts = np.where((region > 0)[..., None], taxonomy.colourise(parsing), raw // 4).astype(np.uint8)
     points = [[round(100 * x / side, 1), round(100 * y / side, 1), int(prompts[y, x])] for y, x in np.argwhere(prompts)]

@@ -17,6 +17,7 @@ from s3pot_batch.stages.models.taxonomy import CELEBM
 from s3pot_batch.stages.rle import encode_rle
 
 MATRIX = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+STAGES = ("references", "decoded", "segments")
 SIDE, PER_SHARD, MOST_FACES = 64, 8, 2
 
 
@@ -32,8 +33,8 @@ def draw_run(run: Path, outcomes: Sequence[Outcome], **columns: Sequence[object]
     plan = Plan(pa.Table.from_pylist(photos, PLAN), PER_SHARD, MOST_FACES, "digest")
     write_plan(plan, run)
     config = resolve().with_settings({"faces": {"max_faces": MOST_FACES, "frame": SIDE}})
-    write_run(config, run, ["references", "segments"])
-    for stage in ("references", "segments"):
+    write_run(config, run, STAGES)
+    for stage in STAGES:
         arrays = stage_named(stage).module.arrays(config.context(stage, run, device="cpu", batch_size=1))
         path = run / stage_named(stage).store
         store.create(path, plan, arrays)
@@ -81,6 +82,7 @@ def drawn(arrays, row: int, ratio: float) -> dict[str, np.ndarray]:
             values[name][...] = value
     if "occlusion" in values:
         values["occlusion"][hidden(ratio)] = 0.9
+    if "contrast" in values:
         values["contrast"][30, 30] = 0.5
         values["prompts"][10, 10], values["prompts"][50, 50] = 1, 2
     return values

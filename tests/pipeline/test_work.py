@@ -80,7 +80,7 @@ def test_only_what_lacks_is_done(photos, segmented, tmp_path):
     for name in (lacking, "segments.parquet"):
         (folder / name).unlink()
     preview = json.loads(working("segment", photos, folder, "--dry-run", "--json").stdout)
-    assert preview["shards to do"] == {"references": 0, "segments": 1}
+    assert preview["shards to do"] == {"references": 0, "decoded": 0, "segments": 1}
     assert working("segment", photos, folder).exit_code == 1
     after = times(folder)
     assert {name for name in after if after[name] != before[name]} == {lacking}
@@ -92,7 +92,9 @@ def test_stages_may_be_done_in_turn_and_by_the_runs_own_config(photos, segmented
     assert working("references", photos, folder, *options).exit_code == 1
     before = times(folder)
     status = json.loads(run("status", "--run", folder, "--json").stdout)
-    assert {stage["stage"]: stage["shards_done"] for stage in status["stages"]} == {"references": 3, "segments": 0}
+    assert {stage["stage"]: stage["shards_done"] for stage in status["stages"]} == {
+        "references": 3, "decoded": 0, "segments": 0,
+    }  # fmt: skip
     assert not status["answer"]
     assert working("segment", photos, folder, *options).exit_code == 1
     assert {name: time for name, time in times(folder).items() if name in before} == before
@@ -115,12 +117,12 @@ def test_per_image_fitting_does_the_stages_that_it_needs(photos, segmented, tmp_
     assert load_file(by_file / "fits" / "00000.safetensors").keys()
     assert not load_file(by_file / "fits" / "00001.safetensors").keys()
     status = json.loads(run("status", "--run", by_file, "--json").stdout)
-    assert [stage["stage"] for stage in status["stages"]] == ["references", "tokens", "fits", "segments"]
+    assert [stage["stage"] for stage in status["stages"]] == ["references", "tokens", "fits", "decoded", "segments"]
     assert {stage["shards_done"] for stage in status["stages"]} == {3}
     assert answer_of(by_file)[0]["predicted_iou"] != answer_of(segmented)[0]["predicted_iou"], "the fit changed nothing"
     options = ("--config", tmp_path / "without.toml", "--per-image")
     preview = json.loads(working("segment", photos, by_file, *options, "--dry-run", "--json").stdout)
-    assert preview["shards to do"] == {"references": 0, "tokens": 0, "fits": 0, "segments": 0}
+    assert preview["shards to do"] == dict.fromkeys(("references", "tokens", "fits", "decoded", "segments"), 0)
     assert working("train", photos, in_turn, *options).exit_code == 1
     assert not (in_turn / "checkpoint").exists()
     assert not (in_turn / "segments.parquet").exists()
@@ -210,8 +212,9 @@ def test_workers_start_once_for_all_stages_and_not_for_nothing(blanks, monkeypat
     started, stages, ended = [], [], []
 
     @contextmanager
-    def runner(places, address):
+    def runner(places, address, *, imports):
         started.append((len(places), address))
+        assert "s3pot_batch.stages.fits" in imports
 
         def run(run_shard, given, context, on_report):
             stages.append((given[0].stage, len(given)))
@@ -227,7 +230,7 @@ def test_workers_start_once_for_all_stages_and_not_for_nothing(blanks, monkeypat
     assert work(open_job(options, "segments")).no_face == 4
     assert started == [(where.get("workers", 0), where.get("scheduler"))]
     assert ended == [where.get("scheduler")]
-    assert stages == [(name, 4) for name in ("references", "tokens", "fits", "segments")]
+    assert stages == [(name, 4) for name in ("references", "tokens", "fits", "decoded", "segments")]
     started.clear()
     assert work(open_job(options, "segments")).no_face == 4  # nothing is left to do
     assert started == []
