@@ -21,16 +21,16 @@ STAGES = ("references", "decoded", "segments")
 SIDE, PER_SHARD, MOST_FACES = 64, 8, 2
 
 
-def draw_run(run: Path, outcomes: Sequence[Outcome], **columns: Sequence[object]) -> Path:
-    """A run of photos with these outcomes, in shards of eight, and an answer with these columns.
+def draw_run(run: Path, outcomes: Sequence[Outcome], per_shard: int = PER_SHARD, **columns: Sequence[object]) -> Path:
+    """A run of photos with these outcomes, in shards of so many, and an answer with these columns.
 
     Faces are numbered from 0 in ``outcomes``; here they get their Zarr rows. Of every face the left of a square is
     hidden, as much as its ratio says.
     """
     names = [outcome.image_id for outcome in outcomes]
-    photos = [{"index": n, "image_id": name, "image": f"/photos/{n}.png", "shard": n // PER_SHARD,
+    photos = [{"index": n, "image_id": name, "image": f"/photos/{n}.png", "shard": n // per_shard,
                "row": n * MOST_FACES} for n, name in enumerate(names)]  # fmt: skip
-    plan = Plan(pa.Table.from_pylist(photos, PLAN), PER_SHARD, MOST_FACES, "digest")
+    plan = Plan(pa.Table.from_pylist(photos, PLAN), per_shard, MOST_FACES, "digest")
     write_plan(plan, run)
     config = resolve().with_settings({"faces": {"max_faces": MOST_FACES, "frame": SIDE}})
     write_run(config, run, STAGES)
@@ -39,10 +39,10 @@ def draw_run(run: Path, outcomes: Sequence[Outcome], **columns: Sequence[object]
         path = run / stage_named(stage).store
         store.create(path, plan, arrays)
         for shard in range(plan.shards):
-            first = shard * PER_SHARD
-            own = outcomes[first : first + PER_SHARD]
+            first = shard * per_shard
+            own = outcomes[first : first + per_shard]
             values = {face.row: drawn(arrays, face.row, face.occlusion_ratio) for one in own for face in one.faces}
-            rows = range(first * MOST_FACES, (first + PER_SHARD) * MOST_FACES)
+            rows = range(first * MOST_FACES, (first + per_shard) * MOST_FACES)
             sums = store.write_rows(path, arrays, rows, values)
             write_outcomes(run, stage, shard, own, "f", sums)
     write_parquet(
