@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -186,12 +186,14 @@ def _work(job: Job, show: Display) -> Summary:
         for path in (items_path(job.run, name, shard) for shard in shards):
             if path.exists():
                 show.say(f"Note: {path} is damaged; its shard is done again")
-    with _runner(job, pending) as (run, device):
+    with ExitStack() as stack:
+        with show.waiting("the workers start"):
+            at = stack.enter_context(_runner(job, pending))
         for stage in job.stages:
             shards = [shard for shard in pending[stage.name] if shard not in lacking or stage.scope == "run"]
-            made = _run_stage(job, stage, shards, (run, device), show)
+            made = _run_stage(job, stage, shards, at, show)
             if any(report.damaged for report in made):
-                made = _mended(job, stage, made, (run, device), show)
+                made = _mended(job, stage, made, at, show)
             lacking |= {report.shard for report in made if report.error}  # left out of the stages that come after
             reports += made
     target = job.stages[-1]
@@ -201,7 +203,8 @@ def _work(job: Job, show: Display) -> Summary:
     if target.name == ANSWERING:
         basis = job.manifest, job.plan, job.run, job.config.fingerprint(target.name)
         if not answer_is_current(*basis):
-            assemble_segments(*basis)
+            with show.waiting("the answer is written"):
+                assemble_segments(*basis)
         files.insert(0, job.run / ANSWER)
     return summarise(target.name, job.plan, job.run, reports, seconds=time.monotonic() - started, files=files)
 

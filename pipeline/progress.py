@@ -97,6 +97,13 @@ class Display:
         self._write(line)
 
     @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Say every ten seconds what is waited for, as long as this context lasts."""
+        started = time.monotonic()
+        with _every(LOG_SECONDS, lambda: self._write(f"{what}: {time.monotonic() - started:.0f} s so far")):
+            yield
+
+    @contextmanager
     def stage(self, name: str, sizes: Mapping[int, int], unit: str = "photos") -> Iterator[OnReport]:
         """Show one stage.
 
@@ -143,7 +150,8 @@ class Display:
 
     @contextmanager
     def _lines(self, meter: Meter) -> Iterator[Draw]:
-        self._write(f"{meter.stage}: {meter.total} {meter.unit} in {len(meter.sizes)} shards")
+        shards = f" in {len(meter.sizes)} shards" if self.run else ""
+        self._write(f"{meter.stage}: {meter.total} {meter.unit}{shards}")
         with _every(LOG_SECONDS, lambda: self._write(meter.text())):
             yield lambda: self._write(meter.text()) if meter.done == meter.total else None
 

@@ -47,6 +47,17 @@ def test_a_stage_in_which_nothing_ends_still_speaks(tmp_path, lock, capsys, monk
     assert set(lines[1:]) == {"segments: 0/6 photos, 0.0 photos/s, – left; now shard 3 (0 s)"}
 
 
+def test_what_is_waited_for_is_told_as_long_as_it_lasts(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.05)
+    with display(tmp_path) as show:
+        with show.waiting("the workers start"):
+            time.sleep(0.2)
+        said = capsys.readouterr().err
+        time.sleep(0.1)
+    assert said.startswith("the workers start: 0 s so far\n")
+    assert capsys.readouterr().err == ""
+
+
 def test_lines_tell_counts_failures_and_errors(tmp_path, capsys):
     with display(tmp_path) as show:
         with show.stage("segments", {0: 4, 1: 2}) as on_report:
