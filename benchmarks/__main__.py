@@ -12,14 +12,16 @@ from benchmarks.million import million
 from benchmarks.models import models
 from benchmarks.mutations import mutations
 from benchmarks.planning import planning
+from benchmarks.reporting import reporting
 from benchmarks.scheduling import scheduling
 
 BENCHMARKS = {
     "matching": matching, "caching": caching, "planning": planning, "scheduling": scheduling, "models": models,
     "mutations": mutations, "million": million, "chaos": chaos,
+    "reporting": reporting,
 }  # fmt: skip
-LONG = ("million", "chaos")
-"""A quarter of an hour each: only by name."""
+LONG = ("million", "chaos", "reporting")
+"""Minutes, or a quarter of an hour, each: only by name."""
 
 
 def main(

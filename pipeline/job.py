@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +23,9 @@ from s3pot_batch.pipeline.changes import changed_shards
 from s3pot_batch.pipeline.config import Config
 from s3pot_batch.pipeline.devices import Place, cpu_cores, placement, visible_gpus
 from s3pot_batch.pipeline.lock import locked
+from s3pot_batch.pipeline.logbook import logbook
 from s3pot_batch.pipeline.options import Options
-from s3pot_batch.pipeline.progress import progress
+from s3pot_batch.pipeline.progress import Display, display
 from s3pot_batch.pipeline.report.summary import Failure, Summary, summarise
 from s3pot_batch.pipeline.runner import Runner, run_serial
 from s3pot_batch.stages.base import STAGES, ShardReport, ShardTask, Stage, run_task
@@ -166,14 +166,18 @@ def work(job: Job) -> Summary:
         ConfigError: another command works in the run folder.
     """
     again = [f"{name} was made with other settings ({what}); it is done again" for name, what in job.outdated.items()]
-    for note in (*job.manifest.notes, *job.settled.notes, *again):
-        sys.stderr.write(f"Note: {note}\n")
     job.run.mkdir(parents=True, exist_ok=True)
-    with locked(job.run):
-        return _work(job)
+    with (
+        locked(job.run),
+        logbook(job.run, job.options.log_level),
+        display(job.run, quiet=job.options.quiet) as show,
+    ):
+        for note in (*job.manifest.notes, *job.settled.notes, *again):
+            show.say(f"Note: {note}")
+        return _work(job, show)
 
 
-def _work(job: Job) -> Summary:
+def _work(job: Job, show: Display) -> Summary:
     started = time.monotonic()
     _settle(job)
     job = replace(job, outdated={}, lender=None)
@@ -183,13 +187,15 @@ def _work(job: Job) -> Summary:
     for name, shards in pending.items():
         for path in (items_path(job.run, name, shard) for shard in shards):
             if path.exists():
-                sys.stderr.write(f"Note: {path} is damaged; its shard is done again\n")
-    with _runner(job, pending) as (run, device):
+                show.say(f"Note: {path} is damaged; its shard is done again")
+    with ExitStack() as stack:
+        with show.waiting("the workers start"):
+            at = stack.enter_context(_runner(job, pending))
         for stage in job.stages:
             shards = [shard for shard in pending[stage.name] if shard not in lacking or stage.scope == "run"]
-            made = _run_stage(job, stage, shards, run, device)
+            made = _run_stage(job, stage, shards, at, show)
             if any(report.damaged for report in made):
-                made = _mended(job, stage, made, run, device)
+                made = _mended(job, stage, made, at, show)
             lacking |= {report.shard for report in made if report.error}  # left out of the stages that come after
             reports += made
     target = job.stages[-1]
@@ -199,7 +205,8 @@ def _work(job: Job) -> Summary:
     if target.name == ANSWERING:
         basis = job.manifest, job.plan, job.run, job.config.fingerprint(target.name)
         if not answer_is_current(*basis):
-            assemble_segments(*basis)
+            with show.waiting("the answer is written"):
+                assemble_segments(*basis)
         files.insert(0, job.run / ANSWER)
     return summarise(target.name, job.plan, job.run, reports, seconds=time.monotonic() - started, files=files)
 
@@ -238,9 +245,12 @@ def _forget(run: Path, stage: Stage) -> None:
         (run / "checkpoint" / "training.pt").unlink(missing_ok=True)
 
 
-def _run_stage(job: Job, stage: Stage, shards: Sequence[int], run: Runner, device: str) -> list[ShardReport]:
+def _run_stage(
+    job: Job, stage: Stage, shards: Sequence[int], at: tuple[Runner, str], show: Display
+) -> list[ShardReport]:
     if not shards:
         return []
+    run, device = at
     context = job.config.context(stage.name, job.run, device=device, batch_size=job.options.batch_size)
     if stage.store:
         from s3pot_batch.stages import store
@@ -250,20 +260,22 @@ def _run_stage(job: Job, stage: Stage, shards: Sequence[int], run: Runner, devic
     sizes = {shard: job.plan.shard_photos(shard) for shard in shards}
     if stage.scope == "run":
         sizes = {0: job.config.settings.training.epochs}
-    with progress(stage.name, sizes, stage.unit) as on_report:
+    with show.stage(stage.name, sizes, stage.unit) as on_report:
         return run(run_task, tasks, context, on_report)
 
 
-def _mended(job: Job, stage: Stage, reports: Sequence[ShardReport], run: Runner, device: str) -> list[ShardReport]:
+def _mended(
+    job: Job, stage: Stage, reports: Sequence[ShardReport], at: tuple[Runner, str], show: Display
+) -> list[ShardReport]:
     """Make anew what earlier stages had written and what is damaged by now, and then what could not be made of it."""
     damaged = sorted({report.damaged for report in reports if report.damaged})
     for name, shard in damaged:
-        sys.stderr.write(f"Note: {name}, shard {shard}: what was written is damaged; it is done again\n")
+        show.say(f"Note: {name}, shard {shard}: what was written is damaged; it is done again")
         items_path(job.run, name, shard).unlink(missing_ok=True)
     for earlier in job.stages[: job.stages.index(stage)]:
-        _run_stage(job, earlier, [shard for name, shard in damaged if name == earlier.name], run, device)
+        _run_stage(job, earlier, [shard for name, shard in damaged if name == earlier.name], at, show)
     broken = [report.shard for report in reports if report.damaged]
-    made = _run_stage(job, stage, broken, run, device)
+    made = _run_stage(job, stage, broken, at, show)
     return [report for report in reports if not report.damaged] + made
 
 

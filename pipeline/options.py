@@ -50,6 +50,10 @@ Confine = Annotated[
 Schemes = Annotated[str, typer.Option("--schemes", help="URLs that are allowed to a confined manifest.")]
 PerImage = Annotated[bool, typer.Option("--per-image", help="Fit the adapter to each face by itself.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing while it works; RUN/log.txt has it.")]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"], typer.Option("--log-level", help="The least that RUN/log.txt holds.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 
 
@@ -75,6 +79,29 @@ class Options:
     confine: Confine = False
     schemes: Schemes = "https"
     per_image: PerImage = False
+    quiet: Quiet = False
+    log_level: LogLevel = "info"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is looked at, and where it goes."""
+
+    run: Run = None
+    manifest: AnyManifest = None
+    group: Annotated[str | None, typer.Option("--group", help="A column to filter by; default kind.")] = None
+    photo: Annotated[
+        list[str] | None, typer.Option("--photo", help="An image_id whose steps have to be shown; may be repeated.")
+    ] = None
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Where the contact sheet goes; default RUN/sheet.png.")
+    ] = None
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Photos on the contact sheet.")] = 24
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing while it works.")] = False
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--compare", metavar="RUN RUN", help="Two runs of the same photos, side by side, instead."),
+    ] = None
 
 
 @dataclass(frozen=True)

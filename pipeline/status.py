@@ -1,5 +1,6 @@
 """What is done in a run folder, and what is left."""
 
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ from s3pot_batch.manifests.answer import STAGE as ANSWERING
 from s3pot_batch.manifests.finished import finished
 from s3pot_batch.manifests.plan import Plan, read_plan
 from s3pot_batch.manifests.schema import STATUSES
+from s3pot_batch.pipeline.at_work import AtWork, at_work
+from s3pot_batch.pipeline.progress import LOG_SECONDS
 from s3pot_batch.stages.base import STAGES, stages_towards
 from s3pot_batch.stages.settings import Settings
 
+WATCH_SECONDS = 2.0
+"""Between two looks of ``status --watch``."""
 ALWAYS = {stage.name for stage in stages_towards(ANSWERING, Settings())}
 """Stages that every run has; others are named once they have begun."""
 
@@ -42,6 +47,13 @@ class RunStatus:
     stages: tuple[StageStatus, ...]
     checkpoint: bool
     answer: bool
+    now: tuple[AtWork, ...] = ()
+    """What is worked on."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is an answer, all shards of its stages are done, and nobody works on any."""
+        return self.answer and not self.now and all(stage.shards_done == stage.shards for stage in self.stages)
 
     def as_json(self) -> dict[str, Any]:
         """The same in JSON types."""
@@ -53,6 +65,7 @@ class RunStatus:
         lines += [f"  {stage.stage:<12} {stage.text()}" for stage in self.stages]
         lines.append(f"  {'checkpoint':<12} {'trained here' if self.checkpoint else 'none; the profile has its own'}")
         lines.append(f"  {'answer':<12} {self.run / ANSWER if self.answer else 'not yet'}")
+        lines += [f"  {'now':<12} {one.stage}, {one.text()}" for one in self.now]
         return "\n".join(lines)
 
 
@@ -66,7 +79,33 @@ def run_status(run: Path) -> RunStatus:
     every = (_stage_status(run, plan, stage.name) for stage in STAGES if stage.scope == "shard")
     stages = tuple(status for status in every if status.shards_done or status.stage in ALWAYS)
     checkpoint = (run / "checkpoint" / "model.safetensors").exists()
-    return RunStatus(run, plan.photos, stages, checkpoint, (run / ANSWER).exists())
+    return RunStatus(run, plan.photos, stages, checkpoint, (run / ANSWER).exists(), tuple(at_work(run)))
+
+
+def watch(run: Path, seconds: float = WATCH_SECONDS) -> None:
+    """Show a run's status on standard output again and again, until it is finished.
+
+    Args:
+        run: the run folder.
+        seconds: between two looks on a terminal; else there is a line every ten seconds.
+
+    Raises:
+        ManifestError: there is no run.
+    """
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(soft_wrap=True)
+    pause = seconds if console.is_terminal else max(seconds, LOG_SECONDS)
+    with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
+        while not (status := run_status(run)).finished:
+            if console.is_terminal:
+                live.update(Text(status.text()), refresh=True)
+            else:
+                console.print(Text(status.text()))
+            time.sleep(pause)
+    console.print(Text(status.text()))
 
 
 def _stage_status(run: Path, plan: Plan, stage: str) -> StageStatus:

@@ -7,12 +7,14 @@ from functools import cached_property
 from itertools import islice
 from os import PathLike, fspath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from s3pot_batch import showing
 from s3pot_batch.pipeline.config import Config, resolve
 from s3pot_batch.pipeline.devices import resolve as resolve_device
 from s3pot_batch.pipeline.devices import settle_threads
@@ -25,8 +27,12 @@ from s3pot_batch.stages.method.learning import fit_face
 from s3pot_batch.stages.method.masks import Decoded, PastedMask, decode_pairs, draw, paste, ratio
 from s3pot_batch.stages.method.network import S3POT, Prompted
 from s3pot_batch.stages.method.stage_one import ReferencedFace, StageOne
+from s3pot_batch.stages.models.protocols import GREY
 from s3pot_batch.stages.models.registry import Models
 from s3pot_batch.stages.settings import Settings
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 Photo = NDArray[np.uint8] | Image.Image | str | PathLike[str]
 """H×W×3 uint8 RGB, a PIL image, or a path or URL."""
@@ -74,6 +80,28 @@ class FaceAnswer:
         """Hidden share of M, 0..1."""
         return self.pasted.occlusion_ratio
 
+    def to_pil(self) -> Image.Image:
+        """The aligned face, its reference, and the face with what is hidden in orange, side by side."""
+        raw, reference = self.aligned.raw, self.reference
+        hidden = self.aligned.alignment.warp_labels(self.occlusion.astype(np.uint8)) > 0
+        return showing.beside([Image.fromarray(raw), Image.fromarray(reference), showing.tinted(raw, hidden)])
+
+    def show(self) -> None:
+        """Show :meth:`to_pil`, in a notebook or in the system's viewer."""
+        showing.show(self.to_pil())
+
+    def figures(self) -> dict[str, str]:
+        """What is known of the face, for a table."""
+        return {
+            "box": ", ".join(f"{value:.0f}" for value in self.bbox), "hidden": f"{self.ratio:.1%}",
+            "detector's score": f"{self.score:.3f}", "parser's confidence": f"{self.parse_confidence:.3f}",
+            "predicted IoU": f"{self.predicted_iou:.3f}",
+        }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return showing.html(self.to_pil(), "Face, reference, and what is hidden in orange", [self.figures()])
+
 
 @dataclass(frozen=True)
 class PhotoAnswer:
@@ -83,6 +111,8 @@ class PhotoAnswer:
     """(H, W)."""
     faces: tuple[FaceAnswer, ...]
     """The surest first; empty where no face was found."""
+    photo: NDArray[np.uint8] | None = field(default=None, repr=False)
+    """H×W×3 RGB, as it was worked on."""
 
     @cached_property
     def occlusion(self) -> NDArray[np.bool_]:
@@ -98,6 +128,45 @@ class PhotoAnswer:
     def ratio(self) -> float:
         """Hidden share of all faces, 0..1; 0 without a face."""
         return ratio(self.occlusion, self.region)
+
+    def to_pil(self) -> Image.Image:
+        """The photo with what is hidden in orange."""
+        photo = np.full((*self.shape, 3), GREY, np.uint8) if self.photo is None else self.photo
+        return showing.tinted(photo, self.occlusion)
+
+    def show(self) -> None:
+        """Show :meth:`to_pil`, in a notebook or in the system's viewer."""
+        showing.show(self.to_pil())
+
+    def to_supervision(self) -> "sv.Detections":
+        """The faces for the package ``supervision``: boxes, masks of what is hidden, scores, and in ``data`` the rest.
+
+        Raises:
+            ConfigError: it is not installed.
+        """
+        try:
+            import supervision as sv
+        except ImportError as error:
+            raise ConfigError("supervision is not installed; install it with: pip install supervision") from error
+        if not self.faces:
+            return sv.Detections.empty()
+        return sv.Detections(
+            xyxy=np.array([face.bbox for face in self.faces], np.float32),
+            mask=np.stack([face.occlusion for face in self.faces]),
+            confidence=np.array([face.score for face in self.faces], np.float32),
+            class_id=np.zeros(len(self.faces), int),
+            data={
+                "class_name": np.array(["face"] * len(self.faces)),
+                "occlusion_ratio": np.array([face.ratio for face in self.faces]),
+                "predicted_iou": np.array([face.predicted_iou for face in self.faces]),
+            },
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        faces = f"{len(self.faces)} face{'' if len(self.faces) == 1 else 's'}"
+        said = f"{faces}, {self.ratio:.1%} hidden, in orange" if self.faces else "No face was found"
+        return showing.html(self.to_pil(), said, [face.figures() for face in self.faces])
 
     def _united(self, masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
         return np.any(masks, axis=0) if masks else np.zeros(self.shape, bool)
@@ -191,7 +260,7 @@ class Segmenter:
                 decoded = decode_pairs(self._network, [face.pair for face in referenced], own)
                 for (n, _, _), face, one in zip(group, referenced, decoded, strict=True):
                     found[n].append(self._face(face, one, photos[n].shape[:2]))
-        return [PhotoAnswer(photo.shape[:2], tuple(found[n])) for n, photo in enumerate(photos)]
+        return [PhotoAnswer(photo.shape[:2], tuple(found[n]), photo) for n, photo in enumerate(photos)]
 
     @property
     def _network(self) -> S3POT:

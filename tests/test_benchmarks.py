@@ -15,11 +15,16 @@ from benchmarks.__main__ import BENCHMARKS, LONG, main
 from benchmarks.caching import caching
 from benchmarks.matching import plain_loop, same_scores, smooth_scores, token_scores
 from benchmarks.planning import plan
+from benchmarks.reporting import repeated
 from benchmarks.scheduling import Scheduled, schedule
 from benchmarks.tidy_run import Difference, TidyRun, compare
+from s3pot_batch.manifests.plan import read_plan
+from s3pot_batch.pipeline.report.pictures import Size, thumbnail
+from s3pot_batch.pipeline.report.rows import read_rows
 from s3pot_batch.pipeline.runner import run_serial
 from s3pot_batch.stages.base import ShardReport
 from s3pot_batch.stages.method.matching import greedy_match
+from tests.pipeline.drawn_run import draw_run, found
 
 
 @pytest.mark.parametrize("kind", [token_scores, smooth_scores, same_scores])
@@ -118,3 +123,17 @@ def test_benchmarks_are_chosen_by_name(monkeypatch):
     wrong = CliRunner().invoke(app, ["plans"])
     assert wrong.exit_code == 2
     assert "matching, caching, planning" in wrong.output
+
+
+def test_a_repeated_run_reads_as_the_first_does(tmp_path):
+    size = Size(32, 5000)
+    first = draw_run(tmp_path / "first", [found(n, f"{n}", n / 8) for n in range(8)])
+    many = repeated(first, tmp_path / "many", 24)
+    plan = read_plan(many)
+    rows = read_rows(many, plan)
+    assert [row.image_id for row in rows[7:10]] == ["0000/7", "0001/0", "0001/1"]
+    assert [row.ratio for row in rows] == [n / 8 for n in range(8)] * 3
+    for row in rows[:8]:
+        same = rows[row.index + 16]
+        assert thumbnail(many, row, "", size) == thumbnail(many, same, "", size)
+        assert same.faces[0] == row.faces[0] + 32

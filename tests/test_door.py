@@ -306,3 +306,33 @@ def test_the_threads_of_torch_are_given_back(segmenter):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_an_answer_shows_what_is_hidden_in_orange(answer):
+    picture = np.asarray(answer.to_pil())
+    photo = occluded()
+    assert picture.shape == photo.shape
+    assert (picture[~answer.occlusion] == photo[~answer.occlusion]).all()
+    orange = photo[answer.occlusion] * 0.35 + np.array([213, 94, 0]) * 0.65
+    assert abs(picture[answer.occlusion] - orange).max() <= 1
+    [face] = answer.faces
+    assert face.to_pil().size == (3 * FRAME, FRAME)
+    assert (np.asarray(face.to_pil())[:, FRAME : 2 * FRAME] == face.reference).all()
+
+
+def test_a_notebook_shows_picture_and_figures(answer, segmenter):
+    html = answer._repr_html_()
+    assert f"1 face, {answer.ratio:.1%} hidden, in orange" in html
+    assert f"<td>{answer.ratio:.1%}</td>" in html
+    assert 'src="data:image/webp;base64,UklGR' in html
+    assert answer.faces[0]._repr_html_().count("<td>") == 5
+    assert "No face was found" in segmenter.segment(blank())._repr_html_()
+
+
+def test_faces_go_to_supervision(two, segmenter):
+    found = two.to_supervision()
+    assert len(found) == 2
+    np.testing.assert_allclose(found.xyxy, [face.bbox for face in two.faces], rtol=1e-6)
+    assert (found.mask == np.stack([face.occlusion for face in two.faces])).all()
+    assert found.data["occlusion_ratio"].tolist() == [face.ratio for face in two.faces]
+    assert len(segmenter.segment(blank()).to_supervision()) == 0

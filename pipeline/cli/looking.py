@@ -8,47 +8,62 @@ from typing import Annotated
 import typer
 
 from s3pot_batch.pipeline.cli.common import SOME_FAILED, clear_errors, show, takes
-from s3pot_batch.pipeline.options import AnyManifest, ExportOptions, Json, Run
+from s3pot_batch.pipeline.options import AnyManifest, ExportOptions, Json, ReportOptions, Run
 
 commands = typer.Typer()
 
 
 @commands.command(epilog="Example: s3pot-batch status --run runs/in")
-def status(run: Run = None, manifest: AnyManifest = None, *, as_json: Json = False) -> None:
-    """Say what is done in a run folder and what is left."""
-    with clear_errors():
-        from s3pot_batch.pipeline.job import run_folder
-        from s3pot_batch.pipeline.status import run_status
-
-        found = run_status(run_folder(manifest, run))
-        show(found.text(), found.as_json(), as_json=as_json)
-
-
-@commands.command(epilog="Example: s3pot-batch report --run runs/in --sheet sheet.png")
-def report(
+def status(
     run: Run = None,
     manifest: AnyManifest = None,
     *,
-    sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="Where the contact sheet goes; default RUN/sheet.png.")
-    ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Photos on the contact sheet.")] = 24,
+    follow: Annotated[
+        bool, typer.Option("--watch", help="Go on until the run is finished, or Ctrl-C; from another terminal, say.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write report.html and a contact sheet: photo, parse, reference, contrast, prompts, mask."""
+    """Say what is done in a run folder, what is worked on, and what is left."""
     with clear_errors():
+        from s3pot_batch.pipeline.job import run_folder
+        from s3pot_batch.pipeline.status import run_status, watch
+
+        folder = run_folder(manifest, run)
+        if follow and not as_json:
+            watch(folder)
+            return
+        found = run_status(folder)
+        show(found.text(), found.as_json(), as_json=as_json)
+
+
+@commands.command(epilog="Example: s3pot-batch report --run runs/in")
+@takes(ReportOptions)
+def report(options: ReportOptions, *, as_json: Json = False) -> None:
+    """Write report.html, a page to look at a run, and a contact sheet; or compare two runs: comparison.html."""
+    with clear_errors():
+        if options.compare:
+            from s3pot_batch.pipeline.report.compare import write_comparison
+
+            page = write_comparison(*options.compare, group=options.group, quiet=options.quiet)
+            show(str(page), {"comparison": str(page)}, as_json=as_json)
+            return
         from s3pot_batch.pipeline.job import run_folder
         from s3pot_batch.pipeline.report.page import write_page
         from s3pot_batch.pipeline.report.sheets import contact_sheet, segmented_faces
         from s3pot_batch.pipeline.status import run_status
 
-        folder = run_folder(manifest, run)
+        folder = run_folder(options.manifest, options.run)
         run_status(folder)
-        if any(True for _ in islice(segmented_faces(folder), limit, None)):
-            sys.stderr.write(f"Note: the sheet shows the first {limit} faces; --limit draws more\n")
-        drawn = contact_sheet(folder, sheet or folder / "sheet.png", limit)
-        page = write_page(folder, drawn)
-        show(f"{page}\n{drawn}", {"report": str(page), "sheet": str(drawn)}, as_json=as_json)
+        found = sum(1 for _ in islice(segmented_faces(folder), options.limit + 1))
+        if found > options.limit:
+            sys.stderr.write(f"Note: the sheet shows the first {options.limit} faces; --limit draws more\n")
+        page = write_page(
+            folder, manifest=options.manifest, group=options.group, first=options.photo or (), quiet=options.quiet
+        )
+        written = {"report": str(page)}
+        if found:
+            written["sheet"] = str(contact_sheet(folder, options.sheet or folder / "sheet.png", options.limit))
+        show("\n".join(written.values()), written, as_json=as_json)
 
 
 @commands.command("export", epilog="Example: s3pot-batch export --run runs/in --format png")

@@ -94,5 +94,6 @@ def pointed(raw: Photo, prompts: NDArray[np.int8]) -> Photo:
 
 def marked(raw: Photo, occlusion: NDArray[np.float32]) -> Photo:
     """The photo with its hidden pixels in orange."""
-    hidden = (occlusion > 0.5)[..., None]
-    return np.where(hidden, raw * 0.35 + np.array(OCCLUSION_POINT) * 0.65, raw).astype(np.uint8)
+    hidden, picture = occlusion > 0.5, raw.copy()
+    picture[hidden] = (raw[hidden] * 0.35 + np.array(OCCLUSION_POINT) * 0.65).astype(np.uint8)
+    return picture
