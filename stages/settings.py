@@ -72,13 +72,23 @@ class ReferenceSettings(Section):
     seeds: Count = 1
     """Number of references that are averaged."""
     strength: Fraction = 1.0
-    """Noise strength of the diffusion inpainter."""
+    """Noise strength of the diffusion inpainter; below 1 it starts from the photo, and keeps more of it."""
     steps: Count = 1
     """Denoising steps."""
+    scheduler: Literal["own", "ddim", "unipc", "dpm++", "lcm"] = "own"
+    """What makes the steps: the pipeline's own scheduler, or another one."""
     guidance_scale: Positive = 1.0
     """Classifier-free guidance; 1 is none."""
+    prompt: str = "a portrait photo of a person, the whole face bare, sharp focus"
+    """What a pipeline with a text encoder is told."""
+    negative_prompt: str = ""
+    """What it is told to keep away from; counts where the guidance is above 1."""
     conditioning_scale: Positive = 1.0
-    """Weight of the ControlNet."""
+    """Weight of the ControlNet, or of each of several."""
+    identity: Fraction = 0.0
+    """Weight of the IP-Adapter, which shows the person's face; 0 is none."""
+    softness: Fraction = 0.0
+    """Over how much of the frame's side what was generated blends into the photo, inside the hole's edge."""
 
 
 class SegmentSettings(Section):

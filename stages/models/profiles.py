@@ -63,7 +63,9 @@ EMBEDDED = Profile(
     ),
     parser=PartSpec("facer", "embedded:parser.pt", options=(("warped", False),)),
     inpainter=PartSpec(
-        "controlnet", "embedded:inpainter", options=(("size", 128), ("six_channels", True), ("residual", True))
+        "controlnet",
+        "embedded:inpainter",
+        options=(("size", 128), ("condition", "parse+photo"), ("residual", True)),
     ),
     segmenter=PartSpec("sam_small", "embedded:segmenter.safetensors"),
     adapter=PartSpec("attention", "embedded:adapter"),
@@ -80,11 +82,18 @@ PAPER = Profile(
     parser=PartSpec("facer", f"{CACHE}/face_parsing.farl.celebm.main_ema_181500_jit.pt"),
     inpainter=PartSpec(
         "controlnet", f"{CACHE}/sd15-inpaint-controlnet", dtype="float16",
-        options=(("size", 512), ("six_channels", False)),
+        options=(("size", 512), ("condition", "inpaint")),  # for control_v11p_sd15_inpaint
     ),
     segmenter=PartSpec("sam_vit", f"{CACHE}/sam_vit_h_4b8939.pth", options=(("size", "vit_h"),)),
     adapter=PartSpec("attention", f"{CACHE}/adapter"),
-    settings=Settings(references=ReferenceSettings(steps=20)),
+    settings=Settings(
+        references=ReferenceSettings(
+            # the published model card's steps and scheduler, diffusers' own guidance: without guidance a negative
+            # prompt says nothing, and Stable Diffusion hardly follows a prompt
+            steps=20, scheduler="unipc", guidance_scale=7.5,
+            negative_prompt="hand, fingers, glasses, sunglasses, mask, veil, hat, microphone, cup, text",
+        ),
+    ),
 )  # fmt: skip
 
 PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (EMBEDDED, PAPER)}

@@ -1,6 +1,5 @@
 """The paper profile's loading code, on files of the published formats with random weights and small sizes."""
 
-import json
 import warnings
 from pathlib import Path
 
@@ -8,16 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    DDIMScheduler,
-    StableDiffusionControlNetInpaintPipeline,
-    UNet2DConditionModel,
-)
 from PIL import Image
 from segment_anything import sam_model_registry
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.outcomes import read_outcomes
@@ -37,6 +28,7 @@ from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
 from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
 from s3pot_batch.stages.models.taxonomy import CELEBM
 from s3pot_batch.stages.settings import ReferenceSettings
+from tests.published import write_farl, write_stable_diffusion
 from tests.stages.conftest import TINY
 
 BASELINES = ["parser alone", "SAM, face box", "SAM, best points", "contrast + GrabCut"]
@@ -61,48 +53,6 @@ def write_retinaface(path: Path) -> None:
         from facer.face_detection.retinaface import RetinaFace, cfg_mnet
     net = RetinaFace(cfg=dict(cfg_mnet, pretrain=False), phase="test")
     torch.save({f"module.{name}": value for name, value in net.state_dict().items()}, path)
-
-
-def write_farl(path: Path) -> None:
-    """As in FaRL's release: TorchScript that maps 448 px images to (19 logit maps, something else)."""
-
-    class Farl(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = torch.nn.Conv2d(3, 19, 9, stride=4, padding=4)
-
-        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            small = self.net(images)
-            return torch.nn.functional.interpolate(small, (448, 448), mode="bilinear"), small
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # deprecated, and what the published files are
-        torch.jit.save(torch.jit.script(Farl()), str(path))
-
-
-def write_stable_diffusion(folder: Path) -> None:
-    """A Stable Diffusion inpainting pipeline with text and an 8-fold VAE, and a ControlNet of three channels."""
-    folder.mkdir()
-    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, **{f"{c}</w>": n + 2 for n, c in enumerate("abcdefgh")}}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=16, bos_token_id=0, eos_token_id=1, projection_dim=16))  # fmt: skip
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4)  # fmt: skip
-    shape = {"block_out_channels": (8, 16), "layers_per_block": 1, "cross_attention_dim": 16, "norm_num_groups": 4,
-             "attention_head_dim": 4, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}  # fmt: skip
-    unet = UNet2DConditionModel(
-        in_channels=9, out_channels=4, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), **shape)  # fmt: skip
-    control = ControlNetModel(in_channels=4, conditioning_embedding_out_channels=(4, 4, 8, 8), **shape)
-    pipeline = StableDiffusionControlNetInpaintPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, controlnet=control,
-        scheduler=DDIMScheduler(clip_sample=False), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False)  # fmt: skip
-    pipeline.save_pretrained(folder)
 
 
 @pytest.fixture
@@ -202,7 +152,7 @@ def test_the_parser_reads_farls_release(weights):
 
 def test_the_inpainter_reads_stable_diffusion_with_text(weights):
     spec = PartSpec("controlnet", str(weights / "sd15-inpaint-controlnet"), dtype="float32",
-                    options=(("six_channels", False), ("size", 64)))  # fmt: skip
+                    options=(("condition", "inpaint"), ("size", 64)))  # fmt: skip
     inpainter = INPAINTERS.load(spec, "cpu")
     assert isinstance(inpainter, ControlNetInpainter)
     assert inpainter.pipeline.text_encoder is not None
