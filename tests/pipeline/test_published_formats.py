@@ -1,8 +1,5 @@
 """The paper profile's loading code, on files of the published formats with random weights and small sizes."""
 
-import warnings
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -23,7 +20,7 @@ from s3pot_batch.stages.models.downloads import pull, verify
 from s3pot_batch.stages.models.inpainters.controlnet import ControlNetInpainter
 from s3pot_batch.stages.models.profiles import PAPER, PartSpec, find_profile
 from s3pot_batch.stages.models.protocols import Inpainting, TokenShape
-from s3pot_batch.stages.models.registry import DETECTORS, INPAINTERS, PARSERS, SEGMENTERS, taxonomy_of, token_shape
+from s3pot_batch.stages.models.registry import INPAINTERS, PARSERS, SEGMENTERS, taxonomy_of, token_shape
 from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
 from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
 from s3pot_batch.stages.models.taxonomy import CELEBM
@@ -38,7 +35,6 @@ BASELINES = ["parser alone", "SAM, face box", "SAM, best points", "contrast + Gr
 def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    write_retinaface(folder / "mobilenet0.25_Final.pth")
     write_farl(folder / "farl_jit.pt")
     write_stable_diffusion(folder / "sd15-inpaint-controlnet")
     torch.save(build_vit_sam(**TINY).state_dict(), folder / "sam_vit.pth")
@@ -46,22 +42,11 @@ def weights(tmp_path_factory):
     return folder
 
 
-def write_retinaface(path: Path) -> None:
-    """As in facer's release: a state dictionary saved from DataParallel."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        from facer.face_detection.retinaface import RetinaFace, cfg_mnet
-    net = RetinaFace(cfg=dict(cfg_mnet, pretrain=False), phase="test")
-    torch.save({f"module.{name}": value for name, value in net.state_dict().items()}, path)
-
-
 @pytest.fixture
 def paper(weights, tmp_path):
     """A TOML profile: the paper's, with these files in their places."""
     sizes = ", ".join(f"{name} = {value}" for name, value in TINY.items())
     text = f"""base = "paper"
-[detector]
-weights = "{weights / "mobilenet0.25_Final.pth"}"
 [parser]
 weights = "{weights / "farl_jit.pt"}"
 [inpainter]
@@ -130,13 +115,6 @@ def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
     assert borrowed.samefile(run / "items" / "references" / "00000.parquet")
     again, _ = run_evaluation(EvaluationOptions(manifest, run, baselines=True, ablate=True, workers=0))
     assert again.summary == result.summary
-
-
-def test_the_detector_reads_facers_release(weights):
-    detector = DETECTORS.load(PartSpec("retinaface", str(weights / "mobilenet0.25_Final.pth")), "cpu")
-    faces = detector.detect(photo(), 0.0)
-    assert all(len(face.bbox) == 4 and face.landmarks.shape == (5, 2) for face in faces)
-    assert [face.score for face in faces] == sorted((face.score for face in faces), reverse=True)
 
 
 def test_the_parser_reads_farls_release(weights):

