@@ -181,6 +181,8 @@ def _work(job: Job) -> Summary:
         for path in (items_path(job.run, name, shard) for shard in shards):
             if path.exists():
                 sys.stderr.write(f"Note: {path} is damaged; its shard is done again\n")
+    if any(pending.values()) and any("adapter" in stage.parts for stage in job.stages):
+        _check_adapter(job)
     with _runner(job.options, max(map(len, pending.values()))) as (run, device):
         for stage in job.stages:
             shards = [shard for shard in pending[stage.name] if shard not in lacking or stage.scope == "run"]
@@ -199,6 +201,15 @@ def _work(job: Job) -> Summary:
             assemble_segments(*basis)
         files.insert(0, job.run / ANSWER)
     return summarise(target.name, job.plan, job.run, reports, seconds=time.monotonic() - started, files=files)
+
+
+def _check_adapter(job: Job) -> None:
+    """Say before stage one what stage two would find: an adapter that does not fit, or none."""
+    from s3pot_batch.stages.choices import check_adapter  # with torch, which takes seconds
+
+    check_adapter(job.config.profile)
+    if not job.config.profile.adapter.weights and job.config.settings.segments.adapter:
+        sys.stderr.write("Note: the adapter is untrained and changes next to nothing; train one: s3pot-batch train\n")
 
 
 def _summary_of_run(job: Job, target: Stage, reports: Sequence[ShardReport], seconds: float) -> Summary:

@@ -124,6 +124,8 @@ class TrainingSettings(Section):
 
     objectives: Names = ("face_recall", "occlusion_rejection", "face_hinge")
     """Which objectives are summed."""
+    sharpness: Annotated[float, Field(gt=0)] = 10.0
+    """How fast a logit becomes a probability: p = sigmoid(sharpness · logit) (authors' code: 10)."""
     epochs: Count = 50
     """Passes over all pairs; of a per-image fit, the most steps."""
     batch: Count = 3

@@ -17,6 +17,8 @@ from s3pot_batch.stages.settings import (
 )
 
 PARTS = ("detector", "parser", "inpainter", "segmenter", "adapter")
+OURS = "embedded:"
+"""What the package's own weights begin with: their options and settings were tuned to them."""
 CACHE = Path("~/.cache/s3pot-batch")
 
 
@@ -25,8 +27,8 @@ class PartSpec:
     """One model of a profile.
 
     ``kind`` names the implementation, ``weights`` is a file or folder: a path, ``embedded:NAME`` for the package's own
-    weights, or ``package:MODULE`` for those that another package carries. ``sha256`` pins a file's content. ``options``
-    holds the implementation's keyword arguments.
+    weights, or ``package:MODULE`` for those that another package carries; an adapter without any is untrained.
+    ``sha256`` pins a file's content. ``options`` holds the implementation's keyword arguments.
     """
 
     kind: str
@@ -88,7 +90,7 @@ PAPER = Profile(
         options=(("size", 512), ("condition", "inpaint")),  # for control_v11p_sd15_inpaint
     ),
     segmenter=PartSpec("sam_vit", f"{CACHE}/sam_vit_h_4b8939.pth", options=(("size", "vit_h"),)),
-    adapter=PartSpec("attention", f"{CACHE}/adapter"),
+    adapter=PartSpec("attention"),  # none is published: untrained until s3pot-batch train
     settings=Settings(
         faces=FaceSettings(frame=512),  # Stable Diffusion 1.5 draws 512 pixels, and FaRL sees 448
         references=ReferenceSettings(
@@ -98,6 +100,8 @@ PAPER = Profile(
             steps=20, scheduler="unipc", guidance_scale=7.5,
             negative_prompt="hand, fingers, glasses, sunglasses, mask, veil, hat, microphone, cup, text",
         ),
+        # SAM's logits are tens where it is sure, and sigmoid(10 · 2) is flat already
+        training=TrainingSettings(sharpness=1.0),
     ),
 )  # fmt: skip
 
@@ -128,18 +132,35 @@ def find_profile(name: str) -> Profile:
     parts: dict[str, Any] = {
         part: _changed(path, part, base.part(part), content[part]) for part in PARTS if part in content
     }
-    settings = _suited(base, parts["parser"]) if "parser" in parts else base.settings
-    return replace(base, name=str(content.get("name", path.stem)), settings=settings, **parts)
+    if "adapter" not in parts and _is_another(base.segmenter, parts.get("segmenter")):
+        parts["adapter"] = replace(
+            base.adapter, weights="", sha256=""
+        )  # one belongs to the segmenter it was trained for
+    return replace(base, name=str(content.get("name", path.stem)), settings=_suited(base, parts), **parts)
 
 
-def _suited(base: Profile, parser: PartSpec) -> Settings:
-    """The base's settings; where the parser has another taxonomy, its own classes make the face region and are worn."""
+def _suited(base: Profile, parts: Mapping[str, PartSpec]) -> Settings:
+    """The base's settings, without those that were tuned to the package's own models where they are replaced.
+
+    Where the parser has another taxonomy, its own classes make the face region and are worn.
+    """
     from s3pot_batch.stages.models.registry import taxonomy_of
 
+    settings = base.settings
+    if base.segmenter.weights.startswith(OURS) and _is_another(base.segmenter, parts.get("segmenter")):
+        settings = settings.model_copy(update={"segments": SegmentSettings(), "training": TrainingSettings()})
+    parser = parts.get("parser", base.parser)
+    if base.parser.weights.startswith(OURS) and _is_another(base.parser, parser):
+        usual = FaceSettings().min_parse_confidence
+        settings = changed(settings, {"faces": {"min_parse_confidence": usual}, "references": {"complete": True}})
     taxonomy = taxonomy_of(parser)
     if taxonomy == taxonomy_of(base.parser):
-        return base.settings
-    return changed(base.settings, {"references": {"face_classes": taxonomy.face, "hidden_classes": taxonomy.worn}})
+        return settings
+    return changed(settings, {"references": {"face_classes": taxonomy.face, "hidden_classes": taxonomy.worn}})
+
+
+def _is_another(spec: PartSpec, other: PartSpec | None) -> bool:
+    return other is not None and (other.kind, other.weights) != (spec.kind, spec.weights)
 
 
 def _changed(path: Path, part: str, spec: PartSpec, change: object) -> PartSpec:
@@ -149,7 +170,9 @@ def _changed(path: Path, part: str, spec: PartSpec, change: object) -> PartSpec:
     if unknown:
         raise ConfigError(f"{path}: unknown key {part}.{unknown[0]}; a part has kind, weights, sha256, dtype, options")
     same_kind = change.get("kind", spec.kind) == spec.kind
-    options = (dict(spec.options) if same_kind else {}) | change.get("options", {})
+    ours = spec.weights.startswith(OURS) and change.get("weights", spec.weights) != spec.weights
+    # options of the package's own weights say how those were trained; a published file is the same at any path
+    options = (dict(spec.options) if same_kind and not ours else {}) | change.get("options", {})
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     pinned = "" if "weights" in change else spec.sha256  # it is of the weights that they replace
     return replace(spec, **{"sha256": pinned, **change, "options": tuple(sorted(frozen.items()))})

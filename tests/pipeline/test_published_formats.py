@@ -81,6 +81,37 @@ def test_the_whole_pipeline_runs_on_the_published_formats(paper, tmp_path):
     assert outcome.occlusion["size"] == [160, 128]
 
 
+def test_segmenting_before_training_works_and_says_what_it_lacks(paper, tmp_path, capsys):
+    text = paper.read_text()
+    paper.write_text(text[: text.index("[adapter]")])
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    points = [44.0, 60.0, 84.0, 60.0, 64.0, 84.0, 50.0, 104.0, 78.0, 104.0]
+    Image.fromarray(np.full((160, 128), 255, np.uint8)).save(tmp_path / "mask.png")
+    row = {"image": "a.png", "landmarks": points, "mask": "mask.png"}
+    write_parquet(pa.Table.from_pylist([row]), tmp_path / "in.parquet")
+    config = tmp_path / "config.toml"
+    config.write_text("[faces]\nframe = 64\n[references]\nsteps = 2\n[training]\nepochs = 1\n")
+    options = Options(tmp_path / "in.parquet", tmp_path / "run", str(paper), config, device="cpu", workers=0)
+    for target, said in (("segments", True), ("train", False), ("segments", False)):
+        summary = work(open_job(options, target))
+        assert (summary.ok, summary.failed) == (1, 0), summary.text()
+        assert ("untrained" in capsys.readouterr().err) == said
+    if not torch.cuda.is_available():  # the baselines' segmenter goes where --device says
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            run_evaluation(EvaluationOptions(options.manifest, options.run, baselines=True, device="cuda", workers=0))
+
+
+def test_an_adapter_of_another_width_is_refused_before_stage_one(paper, weights, tmp_path):
+    save(tmp_path / "wide", AttentionAdapter(2 * TINY["out_chans"]), {}, "card")
+    paper.write_text(paper.read_text().replace(str(weights / "adapter"), str(tmp_path / "wide")))
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    write_parquet(pa.table({"image": ["a.png"]}), tmp_path / "in.parquet")
+    options = Options(tmp_path / "in.parquet", tmp_path / "run", str(paper), device="cpu", workers=0)
+    with pytest.raises(ConfigError, match="the adapter has 64 channels and the segmenter 32"):
+        work(open_job(options, "segments"))
+    assert not list((tmp_path / "run").glob("items/**/*.parquet"))
+
+
 def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
     rows = []
     for n in range(2):
