@@ -185,8 +185,7 @@ def test_a_missing_file_is_named_and_pull_does_not_ask_offline(tmp_path):
     (tmp_path / "p.toml").write_text(text)
     mine = find_profile(str(tmp_path / "p.toml"))
     assert any("sam_vit_h_4b8939.pth" in problem for problem in verify(mine))
-    with pytest.raises(ConfigError, match="offline"):
-        pull(mine, offline=True)
+    assert any("sam_vit_h_4b8939.pth" in line and "offline" in line for line in pull(mine, offline=True).failed)
     with pytest.raises(ConfigError, match="models pull"):
         SEGMENTERS.load(mine.segmenter, "cpu")
 
