@@ -35,6 +35,8 @@ class Pulled:
 
     done: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    hub_lost: bool = False
+    """The hub could not be reached: it is not asked again, as each question takes half a minute."""
 
 
 def verify(profile: Profile) -> list[str]:
@@ -132,11 +134,15 @@ def _pull_part(part: str, spec: PartSpec, *, offline: bool, mirror: str, pulled:
         if offline and remote:
             pulled.failed.append(f"{part}: {file} is missing and --offline forbids fetching {source.name}")
             continue
+        if pulled.hub_lost and source.repo and not mirror:
+            pulled.failed.append(f"{part}: {key} from {source.name}: not asked for, as the hub cannot be reached")
+            continue
         try:
             digest = _fetch(source, file, f"{mirror.rstrip('/')}/{key}" if mirror else "")
             _accept(file, spec.sha256 if file == path else "", key, digest, path.parent)
         except Exception as error:  # noqa: BLE001 — whatever a network's library throws; the other files go on
             pulled.failed.append(f"{part}: {key} from {mirror or source.name}: {one_line(error)}")
+            pulled.hub_lost |= bool(source.repo) and not mirror and _unreached(error)
             continue
         code = f"; it {CODE}" if file.suffix == ".pt" else ""
         pulled.done.append(f"{part}: fetched {key}, SHA-256 {digest}{code}")
@@ -166,11 +172,20 @@ def _fetch(source: Source, file: Path, elsewhere: str) -> str:
         download(elsewhere or source.url, part)
     else:
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import logging
 
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it tells of every try
         staging = file.parent / ".hub"  # hidden, so that no digest covers it; huggingface_hub resumes what is there
         Path(hf_hub_download(source.repo, source.file, local_dir=staging)).replace(part)
         shutil.rmtree(staging)
     return file_digest(part)
+
+
+def _unreached(error: Exception) -> bool:
+    """Whether huggingface_hub got no answer at all."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    return isinstance(error, LocalEntryNotFoundError)
 
 
 def download(url: str, part: Path) -> None:

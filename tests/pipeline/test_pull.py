@@ -31,6 +31,7 @@ from tests.published import IP_ADAPTER, write_farl, write_ip_adapter, write_stab
 from tests.stages.conftest import TINY
 
 FARL, SAM = "face_parsing.farl.celebm.main_ema_181500_jit.pt", "sam_vit_b_01ec64.pth"
+PULL = (sys.executable, "-m", "s3pot_batch", "models", "pull", "--json", "--profile")
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +248,29 @@ def test_the_hubs_files_come_through_huggingface_hub_under_the_names_that_diffus
         assert (folder / half).read_bytes() == (published / PIPELINE / half).read_bytes()
     assert not list(folder.rglob(".hub"))
     assert verify(find_profile(str(tmp_path / "mine.toml")))[-1].startswith("segmenter")
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path):
+    profile(tmp_path / "cache")
+    command = [
+        sys.executable,
+        "-m",
+        "s3pot_batch",
+        "models",
+        "pull",
+        "--profile",
+        str(tmp_path / "mine.toml"),
+        "--json",
+    ]
+    nowhere = "http://127.0.0.1:9"
+    environment = os.environ | {"HF_ENDPOINT": nowhere, "HF_HOME": str(tmp_path / "home"), "https_proxy": nowhere,
+                                "no_proxy": "127.0.0.1", "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    failed = json.loads(done.stdout)["failed"]
+    assert done.returncode == 1
+    assert len(failed) == len(sources(PAPER.inpainter)) + 2
+    assert sum("not asked for" in line for line in failed) == len(sources(PAPER.inpainter)) - 1
+    assert [line for line in done.stderr.splitlines() if not line.startswith("Licence")] == []
 
 
 def test_a_digest_covers_what_is_loaded_and_no_caches(tmp_path):
