@@ -19,6 +19,8 @@ from s3pot_batch.stages.settings import (
 PARTS = ("detector", "parser", "inpainter", "segmenter", "adapter")
 OURS = "embedded:"
 """What the package's own weights begin with: their options and settings were tuned to them."""
+DRAWING = {"steps", "scheduler", "guidance_scale", "negative_prompt"}
+"""Settings of ``references`` that suit an inpainter."""
 CACHE = Path("~/.cache/s3pot-batch")
 
 
@@ -167,6 +169,9 @@ def _suited(base: Profile, parts: Mapping[str, PartSpec]) -> Settings:
     settings = base.settings
     if base.segmenter.weights.startswith(OURS) and _is_another(base.segmenter, parts.get("segmenter")):
         settings = settings.model_copy(update={"segments": SegmentSettings(), "training": TrainingSettings()})
+    if base.inpainter.weights.startswith(OURS) and _is_another(base.inpainter, parts.get("inpainter")):
+        drawing = PAPER.settings.references.model_dump(include=DRAWING)  # ours draws in one step, unguided
+        settings = changed(settings, {"references": drawing})
     parser = parts.get("parser", base.parser)
     if base.parser.weights.startswith(OURS) and _is_another(base.parser, parser):
         usual = FaceSettings().min_parse_confidence

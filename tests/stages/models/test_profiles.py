@@ -55,6 +55,14 @@ def test_another_parser_is_not_held_to_the_embedded_ones_sureness_and_not_taken_
     assert mine.segments == EMBEDDED.settings.segments
 
 
+def test_another_inpainter_draws_as_a_published_one_does(profile):
+    mine = profile("[inpainter]\nweights = 'sd'\n").settings
+    assert (mine.references.steps, mine.references.guidance_scale) == (20, 7.5)
+    assert mine.references.complete == EMBEDDED.settings.references.complete
+    assert mine.segments == EMBEDDED.settings.segments
+    assert profile("[inpainter]\ndtype = 'float32'\n").settings == EMBEDDED.settings
+
+
 class TestAdapters:
     def test_without_weights_it_is_untrained_and_the_same_every_time(self, profile):
         mine = profile(f"[adapter]\nweights = ''\n[segmenter]\nkind = '{EMBEDDED.segmenter.kind}'\n")
