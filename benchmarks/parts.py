@@ -241,7 +241,7 @@ def measure(composed: Path, faces: Path, name: str = DEFAULT, sheet: Path | None
     """All figures of a profile's detector, parser, segmenter and inpainter."""
     profile = find_profile(name)
     settings, models = profile.settings, Models(profile)
-    parser = FaceParser(models.parser, settings.references.face_classes)
+    parser = FaceParser(models.parser, settings.references.face_classes, complete=settings.references.complete)
     references = ReferenceGenerator(models.inpainter, parser.taxonomy, settings.references, settings.seed)
     found = list(cases(composed, faces))
     return {

@@ -188,6 +188,8 @@ def _work(job: Job, show: Display) -> Summary:
         for path in (items_path(job.run, name, shard) for shard in shards):
             if path.exists():
                 show.say(f"Note: {path} is damaged; its shard is done again")
+    if any(pending.values()) and any("adapter" in stage.parts for stage in job.stages):
+        _check_adapter(job, show)
     with ExitStack() as stack:
         with show.waiting("the workers start"):
             at = stack.enter_context(_runner(job, pending))
@@ -209,6 +211,15 @@ def _work(job: Job, show: Display) -> Summary:
                 assemble_segments(*basis)
         files.insert(0, job.run / ANSWER)
     return summarise(target.name, job.plan, job.run, reports, seconds=time.monotonic() - started, files=files)
+
+
+def _check_adapter(job: Job, show: Display) -> None:
+    """Say before stage one what stage two would find: an adapter that does not fit, or none."""
+    from s3pot_batch.stages.choices import check_adapter  # with torch, which takes seconds
+
+    check_adapter(job.config.profile)
+    if not job.config.profile.adapter.weights and job.config.settings.segments.adapter:
+        show.say("Note: the adapter is untrained and changes next to nothing; train one: s3pot-batch train")
 
 
 def _summary_of_run(job: Job, target: Stage, reports: Sequence[ShardReport], seconds: float) -> Summary:

@@ -36,7 +36,7 @@ from recipes.shipping import half, keep_some, write_weights
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.enhancement import attended, token_centres
 from s3pot_batch.stages.models.checkpoints import EMBEDDED
-from s3pot_batch.stages.models.inpainters.controlnet import ControlNetInpainter
+from s3pot_batch.stages.models.inpainters.controlnet import ControlNetInpainter, build
 from s3pot_batch.stages.models.protocols import Inpainting
 from s3pot_batch.stages.models.segmenters._decoding import decode_masks
 from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
@@ -227,9 +227,7 @@ class SegmenterLoss:
         self.choose = np.random.default_rng(recipe.seed)
         self.inpainter = None
         if recipe.inpainter:
-            self.inpainter = ControlNetInpainter(
-                recipe.inpainter, recipe.device, size=SIZE, six_channels=True, residual=True
-            )
+            self.inpainter = build(recipe.inpainter, recipe.device, size=SIZE, condition="parse+photo", residual=True)
 
     def __call__(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """Named losses of a batch."""

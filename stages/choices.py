@@ -3,8 +3,9 @@
 from collections.abc import Collection, Sequence
 
 from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.models.checkpoints import weights_path
 from s3pot_batch.stages.models.profiles import PARTS, Profile
-from s3pot_batch.stages.models.registry import REGISTRIES, taxonomy_of
+from s3pot_batch.stages.models.registry import REGISTRIES, taxonomy_of, token_shape
 from s3pot_batch.stages.settings import Settings, TrainingSettings
 
 
@@ -23,6 +24,20 @@ def check_choices(profile: Profile, settings: Settings) -> None:
         from s3pot_batch.stages.method.objectives import known_objectives  # with torch, which takes seconds
 
         _known("training.objectives", settings.training.objectives, known_objectives())
+
+
+def check_adapter(profile: Profile) -> None:
+    """Make sure that adapter and segmenter fit, before hours of stage one; no weights are read.
+
+    Raises:
+        ConfigError: they have different widths, or there is no adapter where the profile names one.
+    """
+    module, spec = REGISTRIES["adapter"].module(profile.adapter.kind), profile.adapter
+    if not spec.weights or not hasattr(module, "width"):
+        return
+    width, channels = module.width(weights_path(spec)), token_shape(profile.segmenter).channels
+    if width != channels:
+        raise ConfigError(f"the adapter has {width} channels and the segmenter {channels}; train one")
 
 
 def _known(setting: str, names: Sequence[str], known: Collection[str]) -> None:

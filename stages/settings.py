@@ -64,6 +64,8 @@ class ReferenceSettings(Section):
 
     face_classes: Names = ("face", "rb", "lb", "re", "le", "nose", "imouth", "llip", "ulip", "eyeg")
     """The parser's classes that make the parsed face region M; eyeglasses are in M (authors' code)."""
+    complete: bool = False
+    """M also holds where nine of ten faces have theirs: for a parser that leaves out what something covers."""
     hidden_classes: AnyNames = ("eyeg",)
     """Parsed classes that lie in front of the face: the inpainter is told skin there, and fills them without seeing
     them."""
@@ -76,13 +78,23 @@ class ReferenceSettings(Section):
     seeds: Count = 1
     """Number of references that are averaged."""
     strength: Fraction = 1.0
-    """Noise strength of the diffusion inpainter."""
+    """Noise strength of the diffusion inpainter; below 1 it starts from the photo, and keeps more of it."""
     steps: Count = 1
     """Denoising steps."""
+    scheduler: Literal["own", "ddim", "unipc", "dpm++", "lcm"] = "own"
+    """What makes the steps: the pipeline's own scheduler, or another one."""
     guidance_scale: Positive = 1.0
     """Classifier-free guidance; 1 is none."""
+    prompt: str = "a portrait photo of a person, the whole face bare, sharp focus"
+    """What a pipeline with a text encoder is told."""
+    negative_prompt: str = ""
+    """What it is told to keep away from; counts where the guidance is above 1."""
     conditioning_scale: Positive = 1.0
-    """Weight of the ControlNet."""
+    """Weight of the ControlNet, or of each of several."""
+    identity: Fraction = 0.0
+    """Weight of the IP-Adapter, which shows the person's face; 0 is none."""
+    softness: Fraction = 0.0
+    """Over how much of the frame's side what was generated blends into the photo, inside the hole's edge."""
 
 
 class SegmentSettings(Section):
@@ -116,6 +128,8 @@ class TrainingSettings(Section):
 
     objectives: Names = ("face_recall", "occlusion_rejection", "face_hinge")
     """Which objectives are summed."""
+    sharpness: Annotated[float, Field(gt=0)] = 10.0
+    """How fast a logit becomes a probability: p = sigmoid(sharpness · logit) (authors' code: 10)."""
     epochs: Count = 50
     """Passes over all pairs; of a per-image fit, the most steps."""
     batch: Count = 3

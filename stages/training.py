@@ -18,13 +18,15 @@ from s3pot_batch.manifests.plan import read_plan
 from s3pot_batch.stages import store
 from s3pot_batch.stages.base import ShardReport, ShardTask, StageContext
 from s3pot_batch.stages.errors import ShardError
-from s3pot_batch.stages.method.learning import optimiser, pair_losses
+from s3pot_batch.stages.method.learning import judged, optimiser
 from s3pot_batch.stages.method.network import S3POT, Prompted
 from s3pot_batch.stages.models.registry import ADAPTERS
 from s3pot_batch.stages.settings import TrainingSettings
 from s3pot_batch.stages.tokens import CachedPairs
 
 FOLDER = "checkpoint"
+FEW_ALIVE = 0.1
+"""Share of points with a gradient below which a training is told to be in vain."""
 log = logging.getLogger(__name__)
 OnEpoch = Callable[[int, float], None]
 
@@ -63,9 +65,10 @@ def work(task: ShardTask, context: StageContext) -> ShardReport:
     losses = train(network, pairs, settings.training, settings.seed, state)
     facts: dict[str, object] = {
         "fingerprint": context.fingerprint, "target": settings.segments.target, "losses": losses, "faces": len(pairs),
+        "alive": state.alive,
         "settings": settings.training.model_dump(mode="json"), "seed": settings.seed,
     }  # fmt: skip
-    implementation.save(folder, adapter, facts, _card(facts, losses))
+    implementation.save(folder, adapter, facts, _card(facts, losses, state.alive))
     return ShardReport(
         task.stage, task.shard, len(rows), ok=len(pairs), no_face=len(rows) - len(pairs),
         seconds=time.perf_counter() - started,
@@ -83,6 +86,8 @@ class TrainingState:
     """Told every epoch's number and mean loss."""
     losses: list[float] = field(default_factory=list)
     """The mean loss of every epoch so far."""
+    alive: list[float] = field(default_factory=list)
+    """The mean share of points that had a gradient, of every epoch so far."""
 
     def resume(self, **parts: "torch.optim.Optimizer | nn.Module | torch.optim.lr_scheduler.LRScheduler") -> None:
         """Load what an interrupted training left, if it left anything.
@@ -104,16 +109,25 @@ class TrainingState:
             )
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        self.losses = list(state["losses"])
+        self.losses, self.alive = list(state["losses"]), list(state.get("alive", ()))
 
     def keep(
-        self, loss: float, **parts: "torch.optim.Optimizer | nn.Module | torch.optim.lr_scheduler.LRScheduler"
-    ) -> None:
-        """Write down an epoch."""
+        self, loss: float, alive: float,
+        **parts: "torch.optim.Optimizer | nn.Module | torch.optim.lr_scheduler.LRScheduler",
+    ) -> None:  # fmt: skip
+        """Write down an epoch, its mean loss and the mean share of its points that had a gradient."""
         self.losses.append(loss)
+        self.alive.append(alive)
+        if alive < FEW_ALIVE:
+            log.warning(
+                "epoch %d: %.1f %% of the points have a gradient; try a lower training.sharpness",
+                len(self.losses), 100 * alive,
+            )  # fmt: skip
         states = {name: part.state_dict() for name, part in parts.items()}
         with replacing(self.path) as temporary:
-            torch.save({"fingerprint": self.fingerprint, "losses": self.losses, **states}, temporary)
+            torch.save(
+                {"fingerprint": self.fingerprint, "losses": self.losses, "alive": self.alive, **states}, temporary
+            )
         if self.on_epoch:
             self.on_epoch(len(self.losses) - 1, loss)
 
@@ -142,16 +156,17 @@ def train(
     adapter.train()
     for epoch in range(len(state.losses), settings.epochs):
         order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed * 100_003 + epoch)).tolist()
-        total = 0.0
+        total = moved = 0.0
         batches = [order[start : start + settings.batch] for start in range(0, len(order), settings.batch)]
         for batch in read_ahead(pairs, batches):
-            losses = pair_losses(network, batch, settings.objectives)
+            found = judged(network, batch, settings)
             adamw.zero_grad(set_to_none=True)
-            losses.mean().backward()  # type: ignore[no-untyped-call]
+            found.losses.mean().backward()  # type: ignore[no-untyped-call]
             adamw.step()
-            total += float(losses.detach().sum())
+            total += float(found.losses.detach().sum())
+            moved += float(found.alive.sum())
         schedule.step()
-        state.keep(total / len(pairs), adapter=adapter, optimizer=adamw, schedule=schedule)
+        state.keep(total / len(pairs), moved / len(pairs), adapter=adapter, optimizer=adamw, schedule=schedule)
     adapter.eval()
     return state.losses
 
@@ -170,7 +185,7 @@ def read_ahead(pairs: Sequence[Prompted], batches: Sequence[Sequence[int]]) -> I
         yield coming.result()
 
 
-def _card(facts: dict[str, object], losses: Sequence[float]) -> str:
+def _card(facts: dict[str, object], losses: Sequence[float], alive: Sequence[float]) -> str:
     return f"""# S³POT adapter
 
 One self-attention layer over prompt tokens (S³POT, arXiv 2602.00635), for the segmenter that it was trained with.
@@ -179,6 +194,7 @@ One self-attention layer over prompt tokens (S³POT, arXiv 2602.00635), for the 
 - The decoder is asked for: {facts["target"]}.
 - Settings: {facts["settings"]}, seed {facts["seed"]}.
 - Mean loss of the first epoch {losses[0]:.4f}, of the last {losses[-1]:.4f}.
+- Share of points that had a gradient: {alive[0]:.2f} in the first epoch, {alive[-1]:.2f} in the last.
 - Fingerprint: `{facts["fingerprint"]}`.
 
 It knows the faces and occluders of its training photos; measure it on yours with `s3pot-batch evaluate`.

@@ -142,9 +142,13 @@ def test_the_method_imports_nothing_of_runs() -> None:
     assert {name: bad for name, bad in found.items() if bad} == {}
 
 
-def test_models_know_no_runs_but_how_to_replace_a_file() -> None:
+def test_models_know_no_runs_but_how_to_replace_a_file_and_say_what_failed() -> None:
     found = offenders(modules("stages/models"), RUNS)
-    assert found == {f"{PACKAGE}.stages.models.adapters.attention": [f"{PACKAGE}.manifests.files.replacing"]}
+    replacing, saying = f"{PACKAGE}.manifests.files.replacing", f"{PACKAGE}.manifests.errors.one_line"
+    assert found == {
+        f"{PACKAGE}.stages.models.adapters.attention": [replacing],
+        f"{PACKAGE}.stages.models.downloads": [saying, replacing],
+    }
 
 
 def test_only_segmenters_know_their_package() -> None:

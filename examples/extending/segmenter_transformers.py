@@ -15,6 +15,8 @@ from s3pot_batch.stages.models.protocols import TokenShape
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of pixels in 0..1, as ``SamImageProcessor`` normalises them."""
+SURE = 10.0
+"""A mask prompt is the logits of an earlier answer, and those are about so large where SAM is sure."""
 
 
 class TransformersSegmenter:
@@ -64,7 +66,7 @@ class TransformersSegmenter:
 
     def embed_maps(self, maps: Tensor) -> Tensor:
         """B×T×T in −1..1 → B×C×T×T; SAM's mask prompt has four times the side of its tokens."""
-        dense: Tensor = self.sam.prompt_encoder.mask_embed(F.interpolate(maps[:, None], scale_factor=4))
+        dense: Tensor = self.sam.prompt_encoder.mask_embed(F.interpolate(SURE * maps[:, None], scale_factor=4))
         return dense
 
     def attend(self, tokens: Tensor, prompts: Tensor) -> Tensor:

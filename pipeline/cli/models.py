@@ -1,10 +1,11 @@
 """Commands about the models of a profile: list, pull, verify."""
 
+import sys
 from typing import Annotated
 
 import typer
 
-from s3pot_batch.pipeline.cli.common import USAGE_ERROR, clear_errors, show
+from s3pot_batch.pipeline.cli.common import SOME_FAILED, USAGE_ERROR, clear_errors, show
 from s3pot_batch.pipeline.options import Json, ProfileName
 
 commands = typer.Typer(
@@ -40,15 +41,24 @@ def models_pull(
     profile: ProfileName = None,
     *,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask a network; fail if a file is missing.")] = False,
+    mirror: Annotated[
+        str,
+        typer.Option("--from", metavar="DIR|URL", help="A mirror of the weights' folder, instead of the publishers."),
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """Fetch what a profile needs and lacks."""
+    """Fetch what a profile needs and lacks; what was interrupted goes on."""
     with clear_errors():
-        from s3pot_batch.stages.models.downloads import pull
+        from s3pot_batch.stages.models.downloads import licences, pull
         from s3pot_batch.stages.models.profiles import DEFAULT, find_profile
 
-        done = pull(find_profile(profile or DEFAULT), offline=offline)
-        show("\n".join(done), done, as_json=as_json)
+        found = find_profile(profile or DEFAULT)
+        for line in licences(found):
+            sys.stderr.write(f"Licence: {line}\n")
+        pulled = pull(found, offline=offline, mirror=mirror)
+        facts = {"done": pulled.done, "failed": pulled.failed}
+        show("\n".join([*pulled.done, *(f"Failed: {line}" for line in pulled.failed)]), facts, as_json=as_json)
+        raise typer.Exit(SOME_FAILED if pulled.failed else 0)
 
 
 @commands.command("verify", epilog="Example: s3pot-batch models verify --profile paper")

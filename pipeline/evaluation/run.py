@@ -6,6 +6,7 @@ from pathlib import Path
 
 from s3pot_batch.manifests.plan import read_plan
 from s3pot_batch.pipeline.config import CONFIG
+from s3pot_batch.pipeline.devices import cpu_cores, placement, settle_threads, visible_gpus
 from s3pot_batch.pipeline.evaluation.evaluate import OURS, Answer, EvaluationResult, evaluate
 from s3pot_batch.pipeline.job import Job, open_job, run_folder
 from s3pot_batch.pipeline.options import EvaluationOptions, Options
@@ -42,7 +43,10 @@ def _baselines(job: Job) -> dict[str, dict[int, Answer]]:
     from s3pot_batch.stages.models.registry import Models, taxonomy_of
 
     profile, classes = job.config.profile, job.config.settings.references.face_classes
-    methods = baselines(Models(profile).segmenter, taxonomy_of(profile.parser), classes)
+    gpus = () if job.options.device == "cpu" else visible_gpus()
+    [place] = placement(job.options.device, workers=1, shards=1, gpus=gpus, cores=cpu_cores())
+    settle_threads(place.device)
+    methods = baselines(Models(profile, place.device).segmenter, taxonomy_of(profile.parser), classes)
     return baseline_answers(job.run, methods)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from s3pot_batch.stages.method.network import S3POT, Prompted, at_points
-from s3pot_batch.stages.method.objectives import total
+from s3pot_batch.stages.method.objectives import alive, total
 from s3pot_batch.stages.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -26,12 +26,24 @@ class Fit:
     losses: list[float]
 
 
-def pair_losses(network: S3POT, batch: Sequence[Prompted], names: Sequence[str]) -> Tensor:
-    """B, the named objectives of each pair summed."""
-    return torch.stack([
-        total(at_points(segmentation.logits, pair), pair.prompts.labels, names)
-        for segmentation, pair in zip(network(batch), batch, strict=True)
-    ])  # fmt: skip
+@dataclass(frozen=True)
+class Judged:
+    """What the objectives say of B pairs."""
+
+    losses: Tensor
+    """B, the objectives summed."""
+    alive: Tensor
+    """B, the share of each pair's points that has a gradient."""
+
+
+def judged(network: S3POT, batch: Sequence[Prompted], settings: TrainingSettings) -> Judged:
+    """The objectives of each pair, with the network's present adapter."""
+    logits = [at_points(segmentation.logits, pair) for segmentation, pair in zip(network(batch), batch, strict=True)]
+    losses = [
+        total(one, pair.prompts.labels, settings.objectives, settings.sharpness)
+        for one, pair in zip(logits, batch, strict=True)
+    ]
+    return Judged(torch.stack(losses), torch.stack([alive(one, settings.sharpness) for one in logits]))
 
 
 def optimiser(
@@ -56,7 +68,7 @@ def fit_face(network: S3POT, pair: Prompted, settings: TrainingSettings) -> Fit:
     best, waited = copy.deepcopy(adapter.state_dict()), 0
     lowest = float("inf")
     while len(losses) < settings.epochs and waited < settings.patience:
-        loss = pair_losses(own, [pair], settings.objectives)[0]
+        loss = judged(own, [pair], settings).losses[0]
         losses.append(float(loss.detach()))
         if losses[-1] < lowest - settings.min_delta:
             lowest, waited = losses[-1], 0

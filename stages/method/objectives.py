@@ -16,9 +16,12 @@ from torch.nn import functional as F
 from s3pot_batch.stages.plugins import Plugins
 
 SHARPNESS = 10.0
-"""p = sigmoid(``SHARPNESS`` · logit) (authors' code)."""
+"""p = sigmoid(``SHARPNESS`` · logit) (authors' code); the setting ``training.sharpness`` has another."""
 HINGE = 0.5
 """Both the margin and the weight of the hinge (authors' code)."""
+
+ALIVE = 1e-3
+"""Least slope p·(1 − p) of the sigmoid, of at most ¼, at which a point counts as moved by its gradient."""
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 OBJECTIVES: dict[str, Objective] = {}
@@ -61,16 +64,25 @@ def find_objective(name: str) -> Objective:
     return OBJECTIVES[name] if name in OBJECTIVES else cast("Objective", OTHERS.find(name))
 
 
-def total(logits: Tensor, labels: Tensor, names: Sequence[str] = tuple(OBJECTIVES)) -> Tensor:
+def total(
+    logits: Tensor, labels: Tensor, names: Sequence[str] = tuple(OBJECTIVES), sharpness: float = SHARPNESS
+) -> Tensor:
     """The sum of the named objectives for one image, a scalar.
 
     Args:
         logits: P float32, the visible face's logit at each prompt point.
         labels: P float32, 1 = face point, 0 = occlusion point. An absent kind contributes 0.
         names: which objectives.
+        sharpness: see ``SHARPNESS``.
     """
-    p = torch.sigmoid(SHARPNESS * logits)
+    p = torch.sigmoid(sharpness * logits)
     return torch.stack([find_objective(name)(p, labels) for name in names]).sum()
+
+
+def alive(logits: Tensor, sharpness: float = SHARPNESS) -> Tensor:
+    """The share of P points that an objective can still move: those whose p is not flat against 0 or 1."""
+    p = torch.sigmoid(sharpness * logits.detach())
+    return mean((p * (1 - p) > ALIVE).float())
 
 
 def mean(values: Tensor) -> Tensor:

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from s3pot_batch.stages.method.alignment import AlignedFace
-from s3pot_batch.stages.method.region import face_region
+from s3pot_batch.stages.method.region import enlarged, face_region
 from s3pot_batch.stages.models.protocols import Parser
 from s3pot_batch.stages.models.taxonomy import Taxonomy
+
+MOST = 512
+"""Side at which a parser looks at larger frames: FaRL sees 448 pixels, and a class each for 19 maps takes its time."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,12 @@ class FaceParser:
     Args:
         parser: any that follows the protocol.
         classes: names in the parser's taxonomy.
+        complete: the parser is not amodal, and M is completed.
     """
 
-    def __init__(self, parser: Parser, classes: Sequence[str]) -> None:
+    def __init__(self, parser: Parser, classes: Sequence[str], *, complete: bool = False) -> None:
         self.parser = parser
+        self.complete = complete
         self.ids = parser.taxonomy.ids(classes)
 
     @property
@@ -42,13 +48,25 @@ class FaceParser:
         return self.parser.taxonomy
 
     def parse(self, faces: Sequence[AlignedFace]) -> list[Parsed]:
-        """Parse faces as one batch; nothing outside the photo belongs to M."""
+        """Parse faces as one batch, at ``MOST`` pixels if the frame is larger; nothing outside the photo is in M."""
         frames, landmarks = np.stack([face.raw for face in faces]), np.stack([face.landmarks for face in faces])
-        found = self.parser.parse(frames, landmarks)
+        side = frames.shape[1]
+        if side > MOST:
+            frames = np.stack([cv2.resize(one, (MOST, MOST), interpolation=cv2.INTER_AREA) for one in frames])
+        found = self.parser.parse(frames, landmarks * (frames.shape[1] / side))
         return [self._parsed(one, face.inside) for one, face in zip(found, faces, strict=True)]
 
     def _parsed(self, probabilities: NDArray[np.float32], there: NDArray[np.bool_]) -> Parsed:
-        region = face_region(probabilities, self.ids) & there
-        inside = probabilities.max(0)[region]
+        side, size = len(there), len(probabilities[0])
+        region = face_region(probabilities, self.ids, complete=self.complete)
+        inside = probabilities.max(0)[region & _drawn(there.view(np.uint8), size).astype(bool)]
         confidence = float(inside.mean()) if inside.size else 0.0
-        return Parsed(probabilities.argmax(0).astype(np.uint8), region, confidence)
+        region = enlarged(region, side) if size < side else region
+        return Parsed(_drawn(probabilities.argmax(0).astype(np.uint8), side), region & there, confidence)
+
+
+def _drawn(labels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Labels at side×side pixels."""
+    if len(labels) == side:
+        return labels
+    return np.asarray(cv2.resize(labels, (side, side), interpolation=cv2.INTER_NEAREST), np.uint8)

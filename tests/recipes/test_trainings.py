@@ -17,7 +17,7 @@ from recipes.shipping import SHIPPED
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.checkpoints import EMBEDDED, read_state
-from s3pot_batch.stages.models.inpainters.controlnet import ControlNetInpainter
+from s3pot_batch.stages.models.inpainters.controlnet import build
 from s3pot_batch.stages.models.protocols import Inpainting
 from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
 from s3pot_batch.stages.models.segmenters.sam_small import build_small_sam
@@ -64,7 +64,7 @@ def test_parser_inpainter_and_segmenter_are_trained_one_after_the_other(data, wo
     assert torch.jit.load(str(script)).float()(torch.rand(1, 3, 448, 448))[0].shape[:2] == (1, len(CELEBM.classes))
     inpainter.vae(inpainter.VaeRecipe(**common))
     inpainter.controlnet(inpainter.ControlNetRecipe(out=tmp_path, parser=script, **common))
-    trained = ControlNetInpainter(tmp_path / "inpainter", "cpu", size=128, six_channels=True, residual=True)
+    trained = build(tmp_path / "inpainter", "cpu", size=128, condition="parse+photo", residual=True)
     photo, holes = np.full((1, 128, 128, 3), 90, np.uint8), np.zeros((1, 128, 128), bool)
     holes[:, 40:80, 40:80] = True
     asked = Inpainting(photo, np.zeros((1, 128, 128), np.uint8), holes, hide=False, taxonomy=CELEBM)

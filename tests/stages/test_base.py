@@ -112,6 +112,8 @@ class TestFingerprints:
             value = not value
         elif get_args(annotation) and isinstance(value, str):
             value = next(choice for choice in get_args(annotation) if choice != value)
+        elif isinstance(value, str):
+            value += "!"
         elif isinstance(value, tuple):
             value = value[1:]
         elif isinstance(value, int):

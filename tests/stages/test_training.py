@@ -8,7 +8,7 @@ from s3pot_batch.manifests.outcomes import Outcome, write_outcomes
 from s3pot_batch.stages import training
 from s3pot_batch.stages.base import stage_named
 from s3pot_batch.stages.errors import ShardError
-from s3pot_batch.stages.method.learning import pair_losses
+from s3pot_batch.stages.method.learning import judged
 from s3pot_batch.stages.models.profiles import PartSpec
 from s3pot_batch.stages.models.registry import ADAPTERS
 from s3pot_batch.stages.training import TrainingState, train
@@ -52,9 +52,18 @@ def test_loss_falls_on_a_toy_problem(network, pairs, tmp_path):
 
 
 def test_the_reported_loss_is_the_mean_over_the_pairs(network, pairs, tmp_path):
-    expected = pair_losses(network, pairs, SETTINGS.objectives).mean().item()
+    expected = judged(network, pairs, SETTINGS).losses.mean().item()
     losses = fit(network, pairs, tmp_path, SETTINGS.model_copy(update={"epochs": 1, "batch": 4}))
     assert losses == pytest.approx([expected], rel=1e-5)
+
+
+def test_points_without_a_gradient_are_counted_and_told(network, pairs, tmp_path, caplog):
+    for sharpness, folder in ((1.0, "soft"), (1e5, "hard")):
+        state = TrainingState(tmp_path / folder / "training.pt", "a")
+        train(network, pairs, SETTINGS.model_copy(update={"epochs": 2, "sharpness": sharpness}), 3, state)
+        assert len(state.alive) == 2
+        assert (state.alive[0] > 0.9) == (folder == "soft")
+        assert ("of the points have a gradient" in caplog.text) == (folder == "hard")
 
 
 def test_loss_is_finite_without_a_negative_point(network, pairs, tmp_path):
@@ -127,7 +136,7 @@ def test_a_task_of_training_writes_a_whole_checkpoint(cached_run):
     config = json.loads((checkpoint / "config.json").read_text())
     assert config["fingerprint"] == "fingerprint"
     assert (config["embed_dim"], config["heads"], config["target"]) == (32, 4, "face")
-    assert len(config["losses"]) == 6
+    assert len(config["losses"]) == len(config["alive"]) == 6
     assert config["settings"] == context.settings.training.model_dump(mode="json")
     assert "no occlusion mask was used" in (checkpoint / "README.md").read_text()
     assert ADAPTERS.load(PartSpec("attention", str(checkpoint)), "cpu").embed_dim == 32

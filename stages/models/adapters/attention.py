@@ -53,6 +53,18 @@ def untrained(segmenter: Segmenter) -> AttentionAdapter:
     return adapter
 
 
+def width(weights: Path) -> int:
+    """The channels of an adapter in its folder, without reading its weights.
+
+    Raises:
+        ConfigError: the folder does not hold one.
+    """
+    try:
+        return int(json.loads((weights / CONFIG).read_text(encoding="utf-8"))["embed_dim"])
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"{weights}: not an adapter ({error}); make one with: s3pot-batch train") from error
+
+
 def build(weights: Path, device: str, dtype: str = "float32") -> AttentionAdapter:
     """Read an adapter from its folder, in evaluation mode; it runs in float32.
 

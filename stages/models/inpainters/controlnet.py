@@ -1,22 +1,50 @@
 """The inpainter that generates references: ControlNet-conditioned latent diffusion through diffusers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from diffusers import StableDiffusionControlNetInpaintPipeline
 from diffusers.utils import logging
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.models.inpainters._conditions import CONDITIONS, Shown, checked
 from s3pot_batch.stages.models.protocols import GREY, Inpainting
 from s3pot_batch.stages.settings import ReferenceSettings
 
-PROMPT = "a photo of a face, nothing in front of it"
-"""For pipelines with a text encoder."""
+SCHEDULERS: dict[str, tuple[str, dict[str, object]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "lcm": ("LCMScheduler", {}),  # for weights that were distilled to few steps
+}
+"""diffusers' classes by the name that the setting gives them, each configured as the pipeline's own scheduler is."""
+ADAPTER = "ip_adapter"
+"""The folder in a pipeline's own that holds an IP-Adapter's file and the ``image_encoder`` that belongs to it."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How a pipeline was trained: what a profile says of it under ``options``."""
+
+    size: int = 512
+    """Side of the square that it works at."""
+    condition: str | tuple[str, ...] = "parse"
+    """What its ControlNet is shown, one of ``CONDITIONS``; several names for several ControlNets (``controlnet``,
+    ``controlnet_1`` …)."""
+    residual: bool = False
+    """What is denoised is the change of the photo's latents, and a blind pass declares nothing as missing (ours); else
+    the latents themselves, and the hole is always missing (published)."""
+    ip_adapter: str = ""
+    """An IP-Adapter's file in the pipeline's folder ``ip_adapter`` (Ye et al., arXiv 2308.06721); empty is none."""
 
 
 class ControlNetInpainter:
@@ -26,16 +54,13 @@ class ControlNetInpainter:
         weights: the pipeline's folder.
         device: where it runs.
         dtype: name of a torch dtype.
-        size: side of the square that the pipeline works at.
-        six_channels: the ControlNet's condition is parse map and photo (ours); else the parse map alone (published).
-        residual: what is denoised is the change of the photo's latents, and a blind pass declares nothing as missing
-            (ours); else the latents themselves, and the hole is always missing (published).
+        how: how it was trained.
+
+    Raises:
+        TypeError: the conditions do not fit the ControlNets.
     """
 
-    def __init__(
-        self, weights: Path, device: str, dtype: str = "float32", *, size: int = 512, six_channels: bool = False,
-        residual: bool = False,
-    ) -> None:  # fmt: skip
+    def __init__(self, weights: Path, device: str, dtype: str = "float32", how: Pipeline = Pipeline()) -> None:
         logging.disable_progress_bar()
         logging.set_verbosity_error()
         text = (weights / "text_encoder").is_dir()
@@ -45,11 +70,17 @@ class ControlNetInpainter:
             local_files_only=True, low_cpu_mem_usage=False, **absent,
         ).to(device)  # fmt: skip
         self.pipeline.set_progress_bar_config(disable=True)
+        if how.ip_adapter:
+            self.pipeline.load_ip_adapter(
+                str(weights), subfolder=ADAPTER, weight_name=how.ip_adapter, local_files_only=True,
+                low_cpu_mem_usage=False,
+            )  # fmt: skip
+        nets = getattr(self.pipeline.controlnet, "nets", [self.pipeline.controlnet])
+        self.conditions = checked(how.condition, [net.config.conditioning_channels for net in nets])
         self.device = torch.device(device)
-        self.size = size
-        self.six_channels = six_channels
-        self.residual = residual
-        self.prompt = PROMPT if text else None
+        self.how = how
+        self.text = text
+        self._own_scheduler = self.pipeline.scheduler
 
     @torch.inference_mode()
     def inpaint(
@@ -59,49 +90,68 @@ class ControlNetInpainter:
 
         Args:
             asked: photos, parse maps and holes.
-            settings: steps, strength, guidance and conditioning scale.
+            settings: how the diffusion goes.
             seeds: one seeded CPU generator per photo.
 
         Returns:
             B×S×S×3 uint8 RGB; outside the holes exactly the photo's pixels.
 
         Raises:
-            ConfigError: a residual pipeline is asked to start from the photo.
+            ConfigError: the settings ask for what the pipeline's folder does not hold.
         """
-        if self.residual and settings.strength < 1:
+        self._check(settings)
+        self.pipeline.scheduler = self._scheduler(settings.scheduler)
+        groups = [(asked, list(seeds))]
+        if self.how.ip_adapter:
+            # diffusers takes a list of pictures for several of one face, so every face has a call of its own
+            self.pipeline.set_ip_adapter_scale(settings.identity)
+            groups = [(_only(asked, n), [seed]) for n, seed in enumerate(seeds)]
+        drawn = [self._drawn(Shown.at(some, self.how.size), settings, own) for some, own in groups]
+        return self._pasted(asked, torch.cat(drawn), settings)
+
+    def _check(self, settings: ReferenceSettings) -> None:
+        if self.how.residual and settings.strength < 1:
             raise ConfigError("these weights generate from pure noise only; set references.strength = 1")
-        photo, hole, condition = self._shown(asked)
+        if int(settings.steps * settings.strength) < 1:
+            raise ConfigError("references.steps times references.strength is less than one step")
+        if settings.identity and not self.how.ip_adapter:
+            raise ConfigError("references.identity needs an IP-Adapter; name its file in the inpainter's ip_adapter")
+
+    def _scheduler(self, name: str) -> Any:  # noqa: ANN401  (diffusers' own)
+        import diffusers
+
+        if name == "own":
+            return self._own_scheduler
+        kind, changes = SCHEDULERS[name]
+        return getattr(diffusers, kind).from_config(self._own_scheduler.config, **changes)
+
+    def _drawn(self, shown: Shown, settings: ReferenceSettings, seeds: list[torch.Generator]) -> Tensor:
+        """B×3×s×s in 0..1, whole pictures."""
+        photo, hole = shown.photo, shown.hole
         # where the photo is the starting point, a blind pass shows the UNet all of it, to find what has to change
-        missing = torch.zeros_like(hole) if self.residual and not asked.hide else hole
+        missing = torch.zeros_like(hole) if self.how.residual and not shown.asked.hide else hole
+        seen = [CONDITIONS[name](shown) for name in self.conditions]
         result = self.pipeline(
-            image=photo, mask_image=missing, control_image=condition, height=self.size, width=self.size,
-            num_inference_steps=settings.steps, strength=settings.strength, guidance_scale=settings.guidance_scale,
-            controlnet_conditioning_scale=settings.conditioning_scale, generator=list(seeds),
-            output_type="latent" if self.residual else "pt", **self._text(len(photo)),
+            image=photo, mask_image=missing, control_image=seen if len(seen) > 1 else seen[0],
+            height=shown.size, width=shown.size, num_inference_steps=settings.steps, strength=settings.strength,
+            guidance_scale=settings.guidance_scale, controlnet_conditioning_scale=settings.conditioning_scale,
+            generator=seeds, output_type="latent" if self.how.residual else "pt",
+            **self._text(len(photo), settings), **self._face(shown),
         ).images  # fmt: skip
-        if self.residual:
+        if self.how.residual:
             result = self._changed(photo * (1 - missing) + missing / 2, result)
-        return self._pasted(asked, result)
+        return result  # type: ignore[no-any-return]
 
-    def _shown(self, asked: Inpainting) -> tuple[Tensor, Tensor, Tensor]:
-        """Photo B×3×s×s, hole B×1×s×s and the ControlNet's condition B×(3 or 6)×s×s, s the pipeline's size."""
-        photo = self._resized(torch.from_numpy(asked.photos))
-        hole = torch.from_numpy(asked.holes)[:, None].float()
-        smaller = self.size < asked.photos.shape[1]  # a cell of the smaller mask is hole if any of its pixels is
-        hole = F.adaptive_max_pool2d(hole, self.size) if smaller else F.interpolate(hole, self.size)
-        parts = self._resized(torch.from_numpy(asked.taxonomy.colourise(asked.parsing)))
-        if not self.six_channels:
-            return photo, hole, parts
-        shown = torch.where(hole > 0, torch.tensor(GREY / 255), photo) if asked.hide else photo
-        return photo, hole, torch.cat([parts, shown], 1)
-
-    def _pasted(self, asked: Inpainting, result: Tensor) -> NDArray[np.uint8]:
+    def _pasted(self, asked: Inpainting, result: Tensor, settings: ReferenceSettings) -> NDArray[np.uint8]:
         """B×3×s×s in 0..1 at the photos' size, inside the holes."""
         side = asked.photos.shape[1]
         filled = F.interpolate(
             result.float().cpu(), (side, side), mode="bicubic", align_corners=False, antialias=True
         ).clamp(0, 1)
         generated = (filled * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        if settings.softness:
+            share = np.stack([softened(hole, settings.softness * side) for hole in asked.holes])[..., None]
+            generated = (share * generated + (1 - share) * asked.photos).round().astype(np.uint8)
         return np.where(asked.holes[..., None], generated, asked.photos).astype(np.uint8)
 
     def _changed(self, photo: Tensor, change: Tensor) -> Tensor:
@@ -110,20 +160,34 @@ class ControlNetInpainter:
         latents = vae.encode((2 * photo - 1).to(change)).latent_dist.mean + change / vae.config.scaling_factor
         return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
 
-    def _resized(self, images: Tensor) -> Tensor:
-        pixels = images.permute(0, 3, 1, 2).float() / 255
-        return F.interpolate(pixels, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True)
-
-    def _text(self, count: int) -> dict[str, object]:
-        if self.prompt is not None:
-            return {"prompt": [self.prompt] * count}
+    def _text(self, count: int, settings: ReferenceSettings) -> dict[str, object]:
+        if self.text:
+            return {"prompt": [settings.prompt] * count, "negative_prompt": [settings.negative_prompt] * count}
         width = self.pipeline.unet.config.cross_attention_dim
-        return {"prompt_embeds": torch.zeros(count, 1, width, dtype=self.pipeline.unet.dtype, device=self.device)}
+        nothing = torch.zeros(count, 1, width, dtype=self.pipeline.unet.dtype, device=self.device)
+        return {"prompt_embeds": nothing, "negative_prompt_embeds": nothing}
+
+    def _face(self, shown: Shown) -> dict[str, object]:
+        """Whose face it is, for the IP-Adapter: the photo, without what is known to hide it."""
+        if not self.how.ip_adapter:
+            return {}
+        seen = torch.where(shown.hole > 0, torch.tensor(GREY / 255), shown.photo) if shown.asked.hide else shown.photo
+        pixels = (seen[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        return {"ip_adapter_image": Image.fromarray(pixels)}
 
 
-def build(
-    weights: Path, device: str, dtype: str = "float32", *, size: int = 512, six_channels: bool = False,
-    residual: bool = False,
-) -> ControlNetInpainter:  # fmt: skip
-    """The inpainter from a pipeline's folder."""
-    return ControlNetInpainter(weights, device, dtype, size=size, six_channels=six_channels, residual=residual)
+def _only(asked: Inpainting, n: int) -> Inpainting:
+    """The n-th photo of several, alone."""
+    one = slice(n, n + 1)
+    return replace(asked, photos=asked.photos[one], parsing=asked.parsing[one], holes=asked.holes[one])
+
+
+def softened(hole: NDArray[np.bool_], width: float) -> NDArray[np.float32]:
+    """S×S, how much of what was generated a pixel shows: 0 at the hole's edge, 1 from ``width`` pixels inside on."""
+    inside = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(np.clip(inside / max(width, 1e-6), 0, 1), np.float32)
+
+
+def build(weights: Path, device: str, dtype: str = "float32", **options: Any) -> ControlNetInpainter:  # noqa: ANN401
+    """The inpainter from a pipeline's folder; ``options`` are :class:`Pipeline`'s fields."""
+    return ControlNetInpainter(weights, device, dtype, Pipeline(**options))

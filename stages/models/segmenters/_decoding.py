@@ -56,7 +56,7 @@ def decode_masks(
 
 
 def embed_label_maps(sam: Sam, maps: Tensor) -> Tensor:
-    """B×T×T maps (1 surely wanted, −1 surely not, 0 unknown) → B×C×T×T, through SAM's mask prompt."""
+    """B×T×T maps (above 0 wanted, below 0 not, 0 unknown) → B×C×T×T, through SAM's mask prompt."""
     masks = F.interpolate(maps[:, None], sam.prompt_encoder.mask_input_size)
     return cast("Tensor", sam.prompt_encoder(points=None, boxes=None, masks=masks)[1])
 

@@ -17,9 +17,11 @@ class SamSegmenter:
     Args:
         sam: the network.
         frozen: nothing of it trains; a recipe that trains it says no.
+        map_logit: what a mask prompt holds where a map is sure; a SAM trained by our recipe takes the maps as they are.
     """
 
-    def __init__(self, sam: Sam, *, frozen: bool = True) -> None:
+    def __init__(self, sam: Sam, *, frozen: bool = True, map_logit: float = 1.0) -> None:
+        self.map_logit = map_logit
         self.sam = sam.eval().requires_grad_(requires_grad=False) if frozen else sam
 
     @property
@@ -54,7 +56,7 @@ class SamSegmenter:
 
     def embed_maps(self, maps: Tensor) -> Tensor:
         """B×T×T in −1..1 → B×C×T×T, through SAM's mask prompt."""
-        return embed_label_maps(self.sam, maps)
+        return embed_label_maps(self.sam, maps * self.map_logit)
 
     def attend(self, tokens: Tensor, prompts: Tensor) -> Tensor:
         """B×C×T×T and B×Q×C → B×T²×C: the second output of the decoder's two-way transformer."""

@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import torch
 from segment_anything.modeling import ImageEncoderViT, Sam
 from torch import nn
 
@@ -16,6 +17,10 @@ VIT_SIZES = {
     "vit_h": {"embed_dim": 1280, "depth": 32, "num_heads": 16, "global_attn_indexes": (7, 15, 23, 31)},
 }
 """Encoders of the published checkpoints (Kirillov et al., arXiv 2304.02643)."""
+
+MAP_LOGIT = 10.0
+"""SAM's mask prompt is the logits of an earlier answer of its own; its answers are about so large where it is sure."""
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def build_vit_sam(
@@ -43,10 +48,21 @@ def token_shape(*, img_size: int = 1024, patch_size: int = 16, out_chans: int = 
     return TokenShape(out_chans, img_size // patch_size)
 
 
-def build(weights: Path, device: str, dtype: str = "float32", **options: object) -> SamSegmenter:
-    """The segmenter from a published ``.pth`` or a safetensors file; ``options`` are :func:`build_vit_sam`'s."""
-    if dtype != "float32":
-        raise TypeError(f"a segmenter runs in float32, not {dtype}")
+def build(
+    weights: Path, device: str, dtype: str = "float32", *, map_logit: float = MAP_LOGIT, **options: object
+) -> SamSegmenter:
+    """The segmenter from a published ``.pth`` or a safetensors file.
+
+    Args:
+        weights: the file.
+        device: where it runs.
+        dtype: of the image encoder, which takes nearly all of the time; tokens, prompts and decoder are float32.
+        map_logit: what a mask prompt holds where a map is sure.
+        options: :func:`build_vit_sam`'s.
+    """
+    if dtype not in DTYPES:
+        raise TypeError(f"sam_vit runs in {', '.join(DTYPES)}, not {dtype}")
     sam = build_vit_sam(**options)  # type: ignore[arg-type]
     sam.load_state_dict(read_state(weights))
-    return SamSegmenter(sam.to(device))
+    sam.image_encoder.to(getattr(torch, dtype))
+    return SamSegmenter(sam.to(device), map_logit=map_logit)

