@@ -337,6 +337,46 @@ def test_a_damaged_mask_costs_its_photo(run, mask):
     assert "does not fit" in done.unread[0].error
 
 
+ODD = {
+    "a size that no photo has": (("imageWidth",), 10**9, "no photo has 1000000000×40 pixels"),
+    "no size": (("imageHeight",), None, "no file of labelme"),
+    "an endless place": (("shapes", 0, "points"), [[float("inf"), 0], [1, 1]], "no file of labelme"),
+    "a mask that is none": (("shapes", 0, "mask"), "AAAA", "no file of labelme"),
+    "shapes of another kind": (("shapes",), 7, "no file of labelme"),
+    "a line": (("shapes", 0, "shape_type"), "line", "a shape of the kind line has no inside"),
+    "no name": (("image_id",), "", "no photo of this run is called so"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_values_cost_their_photo(run, case):
+    folder = exported(run, "labelme")
+    content = json.loads((folder / "clean.json").read_text())
+    *path, last = ODD[case][0]
+    part = content
+    for key in path:
+        part = part[key]
+    part[last] = ODD[case][1]
+    if case == "no name":
+        content["imagePath"] = ""
+    (folder / "clean.json").write_text(json.dumps(content))
+    done = import_corrections(run, "labelme", folder)
+    assert done.taken == 3
+    [unread] = done.unread
+    assert unread.error.startswith(ODD[case][2])
+
+
+def test_a_group_that_is_no_name_is_none(run):
+    folder = exported(run, "labelme")
+    content = json.loads((folder / "turned.json").read_text())
+    for shape in content["shapes"]:
+        shape["group_id"] = [shape["group_id"]]
+    (folder / "turned.json").write_text(json.dumps(content))
+    before = rows(run)["turned"]["faces"]
+    assert import_corrections(run, "labelme", folder / "turned.json").taken == 1
+    assert rows(run)["turned"]["faces"] == before
+
+
 def test_a_zip_is_read_as_cvat_writes_it(run, tmp_path):
     with zipfile.ZipFile(tmp_path / "job.zip", "w") as archive:
         archive.write(exported(run, "cvat") / "annotations.xml", "annotations.xml")
