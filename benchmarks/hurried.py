@@ -17,7 +17,7 @@ from pathlib import Path
 import dask
 from distributed.utils import get_mp_context
 
-HEAVY = ("distributed", "s3pot_batch.stages.references", "s3pot_batch.stages.segments", "benchmarks.standins")
+HEAVY = ("distributed", "s3pot_batch.stages.references", "s3pot_batch.stages.decoded", "benchmarks.standins")
 
 
 def main(words: Sequence[str]) -> None:

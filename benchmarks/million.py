@@ -21,8 +21,8 @@ from s3pot_batch.stages.rle import encode_rle
 PHOTOS = 1_000_000
 FILES = 1_000
 """Photo files that there are; each stands in the manifest many times, under as many ids."""
-ARRAYS = 8
-"""Of the two Zarr stores; each has a file per shard."""
+ARRAYS, STAGES = 9, 3
+"""Of the three Zarr stores, and what writes them; each array and each stage has a file per shard."""
 MEASURED = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
@@ -48,7 +48,7 @@ def million() -> None:
         words = ["segment", "--manifest", str(manifest), "--run", str(run), "--workers", "0"]
         _say("plan (--dry-run)", command(*words, "--dry-run"))
         job = open_job(Options(manifest, run), "segments")
-        print(f"million, {PHOTOS} photos: {job.plan.shards} shards, {job.plan.shards * (ARRAYS + 2)} files")
+        print(f"million, {PHOTOS} photos: {job.plan.shards} shards, {job.plan.shards * (ARRAYS + STAGES)} files")
         finish(job)
         _say("status, first", command("status", "--run", str(run)))
         _say("status", command("status", "--run", str(run)))

@@ -105,7 +105,7 @@ class Segmenter(SamSegmenter):
 
     def encode(self, images: Tensor) -> Tensor:
         """SAM's tokens."""
-        work_on("segments", images[0, images.shape[1] // 2, images.shape[2] // 2].cpu().numpy().astype(np.uint8))
+        work_on("decoded", images[0, images.shape[1] // 2, images.shape[2] // 2].cpu().numpy().astype(np.uint8))
         return super().encode(images)
 
 

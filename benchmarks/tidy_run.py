@@ -25,7 +25,7 @@ SHARDS, PHOTOS, SIDE = 24, 3, 64
 """How many shards there are, the photos of each, and a photo's side."""
 DEADLY_AT = 40
 """Which photo kills its worker; it is in the middle of its shard."""
-STAGES = ("references", "segments")
+STAGES = ("references", "decoded", "segments")
 MARKS = [24.0, 24, 40, 24, 32, 34, 26, 44, 38, 44]
 TINY = {"embed_dim": 32, "depth": 1, "num_heads": 4, "img_size": SIDE, "patch_size": 8, "out_chans": 32}
 ENTRY_POINTS = "".join(
@@ -121,7 +121,7 @@ def compare(clean: Path, run: Path) -> Difference:
     found = dict(theirs)
     rows = tuple(name for name, row in ours if name in found and found[name] != row)
     arrays = []
-    for store in ("references.zarr", "masks.zarr"):
+    for store in ("references.zarr", "decoded.zarr", "masks.zarr"):
         for name in sorted(path.name for path in (clean / store).iterdir() if path.is_dir()):
             one, other = (np.asarray(zarr.open_array(folder / store / name, mode="r")[:]) for folder in (clean, run))
             if one.shape != other.shape or not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):

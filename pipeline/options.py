@@ -26,6 +26,9 @@ Workers = Annotated[
 SchedulerUrl = Annotated[
     str | None, typer.Option("--scheduler", help="A running Dask scheduler, tcp://host:port, instead of own workers.")
 ]
+SchedulerFile = Annotated[
+    Path | None, typer.Option("--scheduler-file", help="The file in which such a scheduler says its address.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random; default 0.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first photos of the manifest.")]
 ShardSize = Annotated[
@@ -61,6 +64,7 @@ class Options:
     device: Device = "auto"
     workers: Workers = None
     scheduler: SchedulerUrl = None
+    scheduler_file: SchedulerFile = None
     seed: Seed = None
     limit: Limit = None
     shard_size: ShardSize = None

@@ -13,13 +13,14 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
 
 import dask
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, Status
+from distributed.utils import get_mp_context
 
 from s3pot_batch.manifests.errors import one_line
 from s3pot_batch.pipeline.devices import Place
@@ -35,6 +36,8 @@ OWN_SECONDS = 600
 """The same of its own, which come back by themselves: a shard that kills each at once leaves few to be seen."""
 WATCH_SECONDS = 5
 """How often it looks, while no shard ends."""
+CLOSE_SECONDS = 2
+"""How long a worker may take to end: one that is still at a shard then was interrupted, and the shard is done again."""
 DEVICE_LOST = 75
 """Exit code of a worker whose device fails."""
 log = logging.getLogger(__name__)
@@ -46,12 +49,15 @@ LOCAL_CPU = (Place("cpu"), Place("cpu"))
 
 
 @contextmanager
-def dask_runner(places: Sequence[Place] = LOCAL_CPU, address: str | None = None) -> Iterator[Runner]:
+def dask_runner(
+    places: Sequence[Place] = LOCAL_CPU, address: str | None = None, *, imports: Sequence[str] = ()
+) -> Iterator[Runner]:
     """Workers that stay for as long as the runner is in use, and so do the models that they have loaded.
 
     Args:
         places: the local worker processes, without ``address``.
         address: a running scheduler, ``tcp://host:port``.
+        imports: modules that every local worker will need and that are slow to import.
 
     Yields:
         The same contract as :func:`s3pot_batch.pipeline.runner.run_serial`. A shard whose worker died more often than
@@ -60,7 +66,7 @@ def dask_runner(places: Sequence[Place] = LOCAL_CPU, address: str | None = None)
     Raises:
         ConfigError: no scheduler answers at ``address``, it went away, or all workers did and none came back.
     """
-    with _client(places, address) as client:
+    with _client(places, address, imports) as client:
 
         def run(
             run_shard: RunShard, tasks: Sequence[ShardTask], context: StageContext, on_report: OnReport
@@ -180,7 +186,7 @@ def attempt_or_leave(run_shard: RunShard, task: ShardTask, context: StageContext
 
 
 @contextmanager
-def _client(places: Sequence[Place], address: str | None) -> Iterator[Client]:
+def _client(places: Sequence[Place], address: str | None, imports: Sequence[str]) -> Iterator[Client]:
     if address:
         for logger in ("distributed", "distributed.client"):  # what it has to say is said in one line here
             logging.getLogger(logger).setLevel(logging.CRITICAL)
@@ -196,6 +202,7 @@ def _client(places: Sequence[Place], address: str | None) -> Iterator[Client]:
             yield client
         return
     with ExitStack() as stack:
+        stack.enter_context(_way_to_start(places, imports))
         try:
             with _interrupts_later():
                 cluster = stack.enter_context(_local_cluster(places))
@@ -218,8 +225,23 @@ def _interrupts_later() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
+@contextmanager
+def _way_to_start(places: Sequence[Place], imports: Sequence[str]) -> Iterator[None]:
+    """Workers on a CPU are forked from a process that has imported what all of them need.
+
+    torch, diffusers and facer take ten seconds of a core. So they are paid once, and a worker that takes the place of a
+    dead one is there at once. What a library may have begun on a card when it was imported does not survive a fork.
+    """
+    forked = all(place.device == "cpu" for place in places)
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver" if forked else "spawn"}):
+        context = get_mp_context()  # has its own list of what to import, and sets it the first time
+        if forked:
+            context.set_forkserver_preload(["distributed", "torch", *PRELOAD, *imports])
+        yield
+
+
 class _PatientNanny(Nanny):
-    """Starts a worker again that dies while it starts, too; Dask's own gives it up for good."""
+    """Starts a worker again that dies while it starts, too, which Dask's own gives up for good, and ends one soon."""
 
     async def instantiate(self) -> Status:
         """Start the worker process; a few may die."""
@@ -229,6 +251,11 @@ class _PatientNanny(Nanny):
                 break
             status = await super().instantiate()
         return status
+
+    async def kill(self, timeout: float = CLOSE_SECONDS, reason: str = "nanny-kill") -> None:
+        """End the worker process, whatever it is at."""
+        with suppress(TimeoutError):  # it was killed by then, and takes its time to be gone
+            await super().kill(min(timeout, CLOSE_SECONDS), reason)
 
 
 def _local_cluster(places: Sequence[Place]) -> SpecCluster:

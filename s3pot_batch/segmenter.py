@@ -22,7 +22,7 @@ from s3pot_batch.stages.images import as_rgb, decoding, read_photo, upright
 from s3pot_batch.stages.method.alignment import AlignedFace
 from s3pot_batch.stages.method.faces import NOTHING, Hint
 from s3pot_batch.stages.method.learning import fit_face
-from s3pot_batch.stages.method.masks import FaceMask, PastedMask, paste, ratio, segment_pairs
+from s3pot_batch.stages.method.masks import Decoded, PastedMask, decode_pairs, draw, paste, ratio
 from s3pot_batch.stages.method.network import S3POT, Prompted
 from s3pot_batch.stages.method.stage_one import ReferencedFace, StageOne
 from s3pot_batch.stages.models.registry import Models
@@ -188,9 +188,9 @@ class Segmenter:
                 group = faces[start : start + at_once]
                 referenced = stage_one.refer([face for _, _, face in group], [(names[n], slot) for n, slot, _ in group])
                 own = self._fitted if self.settings.segments.per_image else None
-                masks = segment_pairs(self._network, [face.pair for face in referenced], own)
-                for (n, _, _), face, mask in zip(group, referenced, masks, strict=True):
-                    found[n].append(self._face(face, mask, photos[n].shape[:2]))
+                decoded = decode_pairs(self._network, [face.pair for face in referenced], own)
+                for (n, _, _), face, one in zip(group, referenced, decoded, strict=True):
+                    found[n].append(self._face(face, one, photos[n].shape[:2]))
         return [PhotoAnswer(photo.shape[:2], tuple(found[n])) for n, photo in enumerate(photos)]
 
     @property
@@ -205,13 +205,14 @@ class Segmenter:
         rounded = replace(prompted, tokens=prompted.tokens.to(kept).float(), prompts=prompts)
         return fit_face(self._network, rounded, self.settings.training).network
 
-    def _face(self, face: ReferencedFace, mask: FaceMask, shape: tuple[int, int]) -> FaceAnswer:
-        detection = face.aligned.detection
+    def _face(self, face: ReferencedFace, decoded: Decoded, shape: tuple[int, int]) -> FaceAnswer:
+        detection, settings = face.aligned.detection, self.settings.segments
+        mask = draw(face.pair, decoded.occlusion, settings)
         return FaceAnswer(
             bbox=detection.bbox, landmarks=detection.landmarks, score=detection.score,
-            parse_confidence=face.parsed.confidence, predicted_iou=mask.predicted_iou, reference=face.reference,
-            contrast=mask.contrast, aligned=face.aligned,
-            pasted=paste(mask, face.aligned.alignment, shape, self.settings.segments.threshold),
+            parse_confidence=face.parsed.confidence, predicted_iou=decoded.predicted_iou, reference=face.reference,
+            contrast=decoded.contrast, aligned=face.aligned,
+            pasted=paste(mask, face.aligned.alignment, shape, settings.threshold),
         )  # fmt: skip
 
 

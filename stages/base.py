@@ -21,7 +21,7 @@ from s3pot_batch.manifests.schema import ANSWER_VERSION, SCHEMA_VERSION, STATUSE
 from s3pot_batch.stages.errors import RetryableError
 from s3pot_batch.stages.models.memory import out_of_memory
 from s3pot_batch.stages.models.profiles import Profile
-from s3pot_batch.stages.settings import PROMPTING, SECTIONS, Settings
+from s3pot_batch.stages.settings import DECODING, PROMPTING, SECTIONS, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,6 +116,8 @@ class Stage:
     """The Zarr store that it writes; its module's ``arrays(context)`` says what is in there."""
     scope: Literal["shard", "run"] = "shard"
     """``run``: one task for all photos; its module does without this driver, and has ``is_done(run, fingerprint)``."""
+    imports: tuple[str, ...] = ()
+    """What its work imports late, as it is slow, besides its own module and those of its parts."""
     unit: str = "photos"
     """What its progress counts."""
     version: int | None = None
@@ -152,13 +154,14 @@ LEARNING = ("training", "segments.target", "segments.adapter", "segments.prompt_
 
 STAGES = (
     Stage("references", settings=("seed", "faces", "references"), parts=("detector", "parser", "inpainter"),
-          store="references.zarr", version=SCHEMA_VERSION),
+          store="references.zarr", imports=("facer.transform",), version=SCHEMA_VERSION),
     Stage("tokens", needs=("references",), settings=(*PROMPTING, "training.tokens"), parts=("segmenter",),
           store="tokens.zarr"),
     Stage("train", needs=("tokens",), settings=("seed", *LEARNING), scope="run", unit="epochs"),
     Stage("fits", needs=("tokens",), settings=LEARNING, parts=("adapter",)),
-    Stage("segments", needs=("references",), needs_if=(("segments.per_image", "fits"),), settings=("segments",),
-          parts=("segmenter", "adapter"), store="masks.zarr", version=ANSWER_VERSION),
+    Stage("decoded", needs=("references",), needs_if=(("segments.per_image", "fits"),), settings=DECODING,
+          parts=("segmenter", "adapter"), store="decoded.zarr"),
+    Stage("segments", needs=("decoded",), settings=("segments",), store="masks.zarr", version=ANSWER_VERSION),
 )  # fmt: skip
 """All stages; each comes after those that it needs."""
 

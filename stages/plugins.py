@@ -45,5 +45,13 @@ class Plugins:
         except (ImportError, AttributeError) as error:
             raise ConfigError(f"{self.what} {name}: {others[name].value} cannot be imported ({error})") from error
 
+    def where(self, name: str) -> str:
+        """The module that has it; nothing is imported.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return f"{self.package}.{name}" if name in self.ours() else self._others()[name].module
+
     def _others(self) -> dict[str, EntryPoint]:
         return {entry.name: entry for entry in entry_points(group=self.group)}

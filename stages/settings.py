@@ -20,6 +20,10 @@ class Prompting:
     """Marks a setting of ``segments`` that decides the prompts: whatever is made of prompts depends on it."""
 
 
+class Drawing:
+    """Marks a setting of ``segments`` that decides how a mask is drawn of what the decoder has said."""
+
+
 class Bound:
     """Marks a limit: it decides which photos are read, and nothing about what is made of those that are."""
 
@@ -101,9 +105,9 @@ class SegmentSettings(Section):
     published)."""
     per_image: bool = False
     """Fit the adapter to every face anew before it is segmented (per-image fitting)."""
-    edges: Literal["decoder", "grabcut"] = "decoder"
+    edges: Annotated[Literal["decoder", "grabcut"], Drawing] = "decoder"
     """What draws the mask's edges: the decoder alone, or GrabCut where the decoder is unsure (beyond the paper)."""
-    threshold: Fraction = 0.5
+    threshold: Annotated[Fraction, Drawing] = 0.5
     """Occlusion probability above which a pixel of M is called occluded."""
 
 
@@ -144,6 +148,10 @@ PROMPTING = tuple(
     f"segments.{name}" for name, field in SegmentSettings.model_fields.items() if Prompting in field.metadata
 )
 """Dotted names of the settings that decide the prompts."""
+DECODING = tuple(
+    f"segments.{name}" for name, field in SegmentSettings.model_fields.items() if Drawing not in field.metadata
+)
+"""Dotted names of the settings that decide what the decoder says."""
 
 
 def changed(settings: Settings, changes: dict[str, Any], where: str = "settings") -> Settings:

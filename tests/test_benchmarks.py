@@ -81,7 +81,7 @@ def answered(tmp_path):
         table |= {"run": [name] * len(rows), "seconds": [hash(name) % 7 + 0.5] * len(rows)}
         (tmp_path / name).mkdir()
         pq.write_table(pa.table(table), tmp_path / name / "segments.parquet")
-        for array in ("references.zarr/raw", "masks.zarr/occlusion"):
+        for array in ("references.zarr/raw", "decoded.zarr/prompts", "masks.zarr/occlusion"):
             zarr.create_array(tmp_path / name / array, shape=(4, 8, 8), dtype="float16", fill_value=value)
         return tmp_path / name
 
@@ -92,7 +92,9 @@ def test_chaos_notices_what_is_lost_doubled_or_other(answered):
     clean = answered("clean", [("a", "ok"), ("b", "ok"), ("c", "failed")])
     assert compare(clean, answered("same", [("a", "ok"), ("b", "ok"), ("c", "failed")])) == Difference(0, 0, (), ())
     other = answered("other", [("a", "failed"), ("a", "failed"), ("c", "failed")], value=2.0)
-    assert compare(clean, other) == Difference(1, 1, ("a",), ("references.zarr/raw", "masks.zarr/occlusion"))
+    assert compare(clean, other) == Difference(
+        1, 1, ("a",), ("references.zarr/raw", "decoded.zarr/prompts", "masks.zarr/occlusion")
+    )
 
 
 def test_chaos_counts_how_often_a_shard_was_begun(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from s3pot_batch.manifests.outcomes import items_path, read_outcomes
 from s3pot_batch.manifests.plan import read_plan
 from s3pot_batch.pipeline.config import CONFIG, resolve
-from s3pot_batch.stages import references, segments, store
+from s3pot_batch.stages import decoded, references, segments, store
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.images import Photo
 from s3pot_batch.stages.models.registry import taxonomy_of
@@ -65,7 +65,8 @@ def pictures(run: Path, row: int, taxonomy: Taxonomy) -> list[Photo]:
     raw, reference, parsing, region = store.read_row(
         run / references.STORE, row, "raw", "reference", "parsing", "region"
     )
-    occlusion, contrast, prompts = store.read_row(run / segments.STORE, row, "occlusion", "contrast", "prompts")
+    contrast, prompts = store.read_row(run / decoded.STORE, row, "contrast", "prompts")
+    [occlusion] = store.read_row(run / segments.STORE, row, "occlusion")
     parts = np.where((region > 0)[..., None], taxonomy.colourise(parsing), raw // 4)
     return [
         raw, parts.astype(np.uint8), reference, heat(contrast.astype(np.float32)), pointed(raw, prompts),

@@ -19,18 +19,26 @@ from s3pot_batch.stages.settings import SegmentSettings
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """What the decoder makes of one face in the aligned frame, S×S each; edges and threshold come after it."""
+
+    occlusion: NDArray[np.float32]
+    """Probability that a pixel of M is hidden; 0 outside M."""
+    contrast: NDArray[np.float32]
+    """1 − cosine of raw and reference tokens."""
+    prompts: NDArray[np.int8]
+    """At a prompt's pixel: 1 = face point, 2 = occlusion point; 0 elsewhere."""
+    predicted_iou: float
+
+
+@dataclass(frozen=True)
 class FaceMask:
     """One face's answer in the aligned frame, S×S each."""
 
     occlusion: NDArray[np.float32]
     """Probability that a pixel of M is hidden, 0 or 1 where GrabCut decided; 0 outside M."""
     visible_face: NDArray[np.uint8]
-    contrast: NDArray[np.float32]
-    """1 − cosine of raw and reference tokens."""
-    prompts: NDArray[np.int8]
-    """At a prompt's pixel: 1 = face point, 2 = occlusion point; 0 elsewhere."""
     region: NDArray[np.bool_]
-    predicted_iou: float
 
 
 @dataclass(frozen=True)
@@ -49,13 +57,13 @@ class PastedMask:
 
 
 @torch.no_grad()
-def segment_pairs(
+def decode_pairs(
     network: S3POT, pairs: Sequence[Pair], own_network: Callable[[int, Prompted], S3POT] | None = None
-) -> list[FaceMask]:
-    """Every pair's occlusion mask; a face whose region holds no token has an empty one.
+) -> list[Decoded]:
+    """What the decoder says of every pair; nothing is hidden in a face whose region holds no token.
 
     Args:
-        network: segmenter and adapter; its settings hold for edges and threshold, too.
+        network: segmenter and adapter.
         pairs: one face each; their decoder runs as one batch.
         own_network: with per-image fitting, gives the n-th pair its own network; then one face is decoded after the
             other.
@@ -63,35 +71,45 @@ def segment_pairs(
     encoded = [encode_pair(network, pair) for pair in pairs]
     prompted = {n: one.prompted for n, one in enumerate(encoded) if one is not None}
     if own_network is None:
-        decoded = dict(zip(prompted, network(list(prompted.values())) if prompted else [], strict=True))
+        found = dict(zip(prompted, network(list(prompted.values())) if prompted else [], strict=True))
     else:
-        decoded = {n: own_network(n, one)([one])[0] for n, one in prompted.items()}
+        found = {n: own_network(n, one)([one])[0] for n, one in prompted.items()}
     return [
-        face_mask(pair, prompted[n], decoded[n], network.settings) if n in prompted else empty_mask(pair)
+        _in_frame(pair, prompted[n], found[n]) if n in prompted else nothing_hidden(pair)
         for n, pair in enumerate(pairs)
     ]
 
 
-def face_mask(pair: Pair, prompted: Prompted, segmentation: Segmentation, settings: SegmentSettings) -> FaceMask:
-    """The decoder's answer for one face, drawn in the aligned frame."""
-    side, region = pair.region.shape[0], pair.region
-    occlusion = np.where(region, expit(to_frame(-segmentation.logits, side)), 0).astype(np.float32)
-    if settings.edges == "grabcut":
-        occlusion = cut_along_edges(pair.raw, pair.reference, region, occlusion, settings.threshold)
-    return FaceMask(
-        occlusion=occlusion,
-        visible_face=(region & (occlusion <= settings.threshold)).astype(np.uint8),
+def _in_frame(pair: Pair, prompted: Prompted, segmentation: Segmentation) -> Decoded:
+    side = pair.region.shape[0]
+    hidden = np.where(pair.region, expit(to_frame(-segmentation.logits, side)), 0)
+    return Decoded(
+        occlusion=hidden.astype(np.float32),
         contrast=to_frame(1 - prompted.contrast, side),
         prompts=_points(prompted, side),
-        region=region,
         predicted_iou=float(segmentation.predicted_iou),
     )
 
 
-def empty_mask(pair: Pair) -> FaceMask:
-    """Nothing found."""
+def nothing_hidden(pair: Pair) -> Decoded:
+    """What is said of a face without a region."""
     empty = np.zeros(pair.region.shape, np.float32)
-    return FaceMask(empty, empty.astype(np.uint8), empty, empty.astype(np.int8), pair.region, 0.0)
+    return Decoded(empty, empty, empty.astype(np.int8), 0.0)
+
+
+def draw(pair: Pair, decoded: NDArray[np.float32], settings: SegmentSettings) -> FaceMask:
+    """The mask of a face: what the decoder says, cut along the photo's edges if the settings ask for it.
+
+    Args:
+        pair: the face.
+        decoded: S×S, :attr:`Decoded.occlusion`.
+        settings: for edges and threshold.
+    """
+    occlusion = decoded
+    if settings.edges == "grabcut":
+        occlusion = cut_along_edges(pair.raw, pair.reference, pair.region, decoded, settings.threshold)
+    visible = (pair.region & (occlusion <= settings.threshold)).astype(np.uint8)
+    return FaceMask(occlusion, visible, pair.region)
 
 
 def prompt_map(prompts: Prompts, side: int) -> NDArray[np.int8]:

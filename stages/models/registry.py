@@ -61,6 +61,10 @@ class Registry(Generic[Part]):
         if kind not in self._plugins.ours():
             self.module(kind)
 
+    def where(self, kind: str) -> str:
+        """The name of the module that implements ``kind``, which is there; it is not imported."""
+        return self._plugins.where(kind)
+
     def load(self, spec: PartSpec, device: str) -> Part:
         """Build a part once per process and device.
 

@@ -94,7 +94,7 @@ def test_per_image_brings_its_stages_with_it(tmp_path, done):
     base = opened(tmp_path, "base")
     ablate(base, base, lambda _: None)
     [fitted] = (job for job in done if job.run == base.run / "ablation" / "per-image" / "photos")
-    assert [stage.name for stage in fitted.stages] == ["references", "tokens", "fits", "segments"]
+    assert [stage.name for stage in fitted.stages] == ["references", "tokens", "fits", "decoded", "segments"]
 
 
 def test_a_base_that_is_per_image_stays_so_and_has_the_other_way_as_a_variant(tmp_path, done):

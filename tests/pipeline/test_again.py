@@ -37,7 +37,7 @@ def test_another_setting_of_stage_two_redoes_stage_two_alone(photos, segmented, 
     before, threshold = times(folder), "[segments]\nthreshold = 0.9\n"
     options = ("--config", settings_file(tmp_path, threshold))
     preview = json.loads(working("segment", photos, folder, *options, "--dry-run", "--json").stdout)
-    assert preview["shards to do"] == {"references": 0, "segments": 3}
+    assert preview["shards to do"] == {"references": 0, "decoded": 0, "segments": 3}
     assert times(folder) == before
     done = working("segment", photos, folder, *options)
     assert done.exit_code == 1
@@ -62,18 +62,31 @@ def test_masks_of_an_earlier_version_are_made_again(photos, segmented, tmp_path)
     assert face["occlusion"] == answer_of(folder)[0]["occlusion"]
 
 
+@pytest.mark.parametrize(
+    ("setting", "stages"),
+    [('edges = "decoder"', {"segments"}), ('target = "occlusion"', {"decoded", "segments"})],
+    ids=["edges", "target"],
+)
+def test_a_setting_costs_what_it_changes(photos, segmented, tmp_path, setting, stages):
+    folder = Path(shutil.copytree(segmented, tmp_path / "run"))
+    options = ("--config", settings_file(tmp_path, f"[segments]\n{setting}\n"))
+    preview = json.loads(working("segment", photos, folder, *options, "--dry-run", "--json").stdout)
+    assert {stage for stage, shards in preview["shards to do"].items() if shards} == stages
+
+
 def test_references_of_another_run_are_taken_over(photos, segmented, tmp_path):
     folder, before = tmp_path / "run", times(segmented)
     rows, options = answer_of(segmented), ("--references", segmented)
     preview = json.loads(working("segment", photos, folder, *options, "--dry-run", "--json").stdout)
-    assert preview["shards to do"] == {"references": 0, "segments": 3}
+    assert preview["shards to do"] == {"references": 0, "decoded": 3, "segments": 3}
     assert not folder.exists()
     assert working("segment", photos, folder, *options).exit_code == 1
     assert [{**row, "run": "run"} for row in answer_of(folder)] == [{**row, "run": "run"} for row in rows]
     face = "references.zarr/raw/c.0.0.0.0"
     assert (folder / face).samefile(segmented / face), "it is a link, and takes no room"
     (folder / face).unlink()  # what is mended in one folder leaves the other alone
-    shutil.rmtree(folder / "items" / "segments")
+    for stage in ("decoded", "segments"):
+        shutil.rmtree(folder / "items" / stage)
     assert working("segment", photos, folder, *options).exit_code == 1
     assert not (folder / face).samefile(segmented / face)
     assert times(segmented) == before

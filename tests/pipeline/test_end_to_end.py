@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,6 @@ from examples.demo_photos import build, load_portrait
 from s3pot_batch.pipeline.cli import app
 from s3pot_batch.stages.rle import decode_rle
 
-SCRIPT = Path(sys.executable).with_name("s3pot-batch")
 INTERRUPTIBLE = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell, it is ignored from birth
@@ -40,15 +38,8 @@ SERIAL = ("--run", "serial", "--workers", 0, "--shard-size", 3, "--batch-size", 
 """The other way to do it; the test that interrupts it comes first, and it goes on from there."""
 
 
-def command(*words, cwd):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [SCRIPT, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-
-
 def here(*words, cwd):
-    """The same in this process, which has loaded its libraries already."""
+    """A command in this process, which has loaded its libraries already."""
     with contextlib.chdir(cwd):
         return CliRunner().invoke(app, list(map(str, words)))
 
@@ -76,8 +67,8 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(photos):
     """The answer of two workers, with shards of two photos."""
-    done = command("segment", "--manifest", "in.parquet", "--run", "run", "--workers", 2, "--shard-size", 2, cwd=photos)
-    assert done.returncode == 1, done.stderr
+    done = here("segment", "--manifest", "in.parquet", "--run", "run", "--workers", 2, "--shard-size", 2, cwd=photos)
+    assert done.exit_code == 1, done.stderr
     assert "Traceback" not in done.stderr
     return photos / "run"
 

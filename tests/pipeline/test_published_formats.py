@@ -30,7 +30,7 @@ from s3pot_batch.stages.method.seeds import generator
 from s3pot_batch.stages.models.adapters.attention import AttentionAdapter, save
 from s3pot_batch.stages.models.downloads import pull, verify
 from s3pot_batch.stages.models.inpainters.controlnet import ControlNetInpainter
-from s3pot_batch.stages.models.profiles import PAPER, PartSpec, find_profile
+from s3pot_batch.stages.models.profiles import PartSpec, find_profile
 from s3pot_batch.stages.models.protocols import Inpainting, TokenShape
 from s3pot_batch.stages.models.registry import DETECTORS, INPAINTERS, PARSERS, SEGMENTERS, taxonomy_of, token_shape
 from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
@@ -238,5 +238,6 @@ def test_a_file_that_does_not_fit_is_named(weights):
     assert isinstance(segmenter, SamSegmenter)
     assert segmenter.sam.image_encoder.img_size == TINY["img_size"]
     assert segmenter.shape == token_shape(spec) == TokenShape(TINY["out_chans"], 8)
+    wider = (*(TINY | {"out_chans": 2 * TINY["out_chans"]}).items(), ("size", ""))
     with pytest.raises(ConfigError, match="does not fit"):
-        SEGMENTERS.load(PartSpec("sam_vit", str(weights / "sam_vit.pth"), options=PAPER.segmenter.options), "cpu")
+        SEGMENTERS.load(PartSpec("sam_vit", str(weights / "sam_vit.pth"), options=wider), "cpu")

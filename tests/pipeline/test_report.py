@@ -31,8 +31,8 @@ def run(tmp_path):
     plan = Plan(pa.Table.from_pylist(photos, PLAN), 2, 2, "digest")
     write_plan(plan, run)
     config = resolve().with_settings({"faces": {"max_faces": 2, "frame": 64}})
-    write_run(config, run, ["references", "segments"])
-    for stage in ("references", "segments"):
+    write_run(config, run, ["references", "decoded", "segments"])
+    for stage in ("references", "decoded", "segments"):
         arrays = stage_named(stage).module.arrays(config.context(stage, run, device="cpu", batch_size=1))
         path = run / stage_named(stage).store
         store.create(path, plan, arrays)
@@ -53,6 +53,7 @@ def drawn(arrays, row):
             values[name][...] = value
     if "occlusion" in values:
         values["occlusion"][20:40, 20:40] = 0.9
+    if "contrast" in values:
         values["contrast"][30, 30] = 0.5
         values["prompts"][10, 10], values["prompts"][50, 50] = 1, 2
     return values
@@ -94,7 +95,7 @@ def test_the_page_says_what_came_of_it_and_escapes_it(run, tmp_path):
     assert "<p>3 photos." in text
     assert "<td>&lt;b&gt;bad&lt;/b&gt;</td><td>NotAnImage</td><td>&lt;i&gt;no&lt;/i&gt; &amp; photo</td>" in text
     assert "<b>" not in text
-    assert text.count("<td class=n>2/2</td><td class=n>1</td>") == 2
+    assert text.count("<td class=n>2/2</td><td class=n>1</td>") == 3
     assert "segments.parquet</code>" in text
     assert "data:image/png;base64,iVBOR" in text
     assert not list(run.glob(".report*"))

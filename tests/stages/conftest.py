@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome, write_outcomes
+from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome, items_path, write_outcomes
 from s3pot_batch.manifests.plan import Plan, read_plan, write_plan
 from s3pot_batch.manifests.schema import PLAN
 from s3pot_batch.stages import references, store
@@ -172,7 +172,9 @@ def prepare(stage, context):
 
 
 def do(stage, context, shard=0):
-    """Run one task of a stage as a job would."""
+    """Run one task of a stage as a job would; faces are decoded before their masks are drawn."""
+    if stage == "segments" and not items_path(context.run, "decoded", shard).exists():
+        do("decoded", context, shard)
     prepare(stage, context)
     return run_task(task_of(stage, context, shard), context)
 

@@ -32,7 +32,7 @@ def names(stages):
 
 
 def test_every_stage_comes_after_what_it_needs():
-    assert NAMES == ["references", "tokens", "train", "fits", "segments"]
+    assert NAMES == ["references", "tokens", "train", "fits", "decoded", "segments"]
     for stage in STAGES:
         every = (*stage.needs, *(needed for _, needed in stage.needs_if))
         assert all(NAMES.index(needed) < NAMES.index(stage.name) for needed in every)
@@ -52,7 +52,7 @@ def test_what_a_stage_says_of_itself_is_there(stage):
 
 
 def test_an_unknown_stage_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match="no stage segment; there are references, tokens, train, fits, segments"):
+    with pytest.raises(ValueError, match="no stage segment; there are references, tokens, train, fits, decoded, seg"):
         stage_named("segment")
 
 
@@ -63,7 +63,7 @@ def test_an_unknown_stage_is_named_with_the_known_ones():
         ("tokens", ["references", "tokens"]),
         ("train", ["references", "tokens", "train"]),
         ("fits", ["references", "tokens", "fits"]),
-        ("segments", ["references", "segments"]),
+        ("segments", ["references", "decoded", "segments"]),
     ],
 )
 def test_the_way_to_a_stage_has_what_it_needs_in_order(target, expected):
@@ -73,7 +73,7 @@ def test_the_way_to_a_stage_has_what_it_needs_in_order(target, expected):
 def test_per_image_in_a_file_brings_in_tokens_and_fits():
     content = tomllib.loads("[segments]\nper_image = true\n")
     settings = changed(Settings(), content)
-    assert names(stages_towards("segments", settings)) == ["references", "tokens", "fits", "segments"]
+    assert names(stages_towards("segments", settings)) == ["references", "tokens", "fits", "decoded", "segments"]
     assert names(stages_towards("train", settings)) == ["references", "tokens", "train"]
 
 
@@ -130,7 +130,7 @@ class TestFingerprints:
             assert self.differing(config, replace(config, settings=changed_settings)) == set()
             return
         if name == "segments.per_image":
-            assert self.differing(config, replace(config, settings=changed_settings)) == {"segments"}
+            assert self.differing(config, replace(config, settings=changed_settings)) == {"decoded", "segments"}
             return
         expected = {
             stage.name for stage in STAGES
@@ -156,12 +156,12 @@ class TestFingerprints:
             ("references", "steps", {*NAMES}, {*NAMES}),
             ("segments", "threshold", {"segments"}, {"segments"}),
             ("segments", "edges", {"segments"}, {"segments"}),
-            ("segments", "mask_prompt", {"segments"}, {"segments"}),
-            ("segments", "min_similarity", {"tokens", "train", "fits", "segments"},
-             {"tokens", "train", "fits", "segments"}),
-            ("segments", "target", {"train", "fits", "segments"}, {"train", "fits", "segments"}),
-            ("training", "tokens", {"tokens", "train", "fits"}, {"tokens", "train", "fits", "segments"}),
-            ("training", "patience", {"train", "fits"}, {"train", "fits", "segments"}),
+            ("segments", "mask_prompt", {"decoded", "segments"}, {"decoded", "segments"}),
+            ("segments", "min_similarity", {"tokens", "train", "fits", "decoded", "segments"},
+             {"tokens", "train", "fits", "decoded", "segments"}),
+            ("segments", "target", {"train", "fits", "decoded", "segments"}, {"train", "fits", "decoded", "segments"}),
+            ("training", "tokens", {"tokens", "train", "fits"}, {"tokens", "train", "fits", "decoded", "segments"}),
+            ("training", "patience", {"train", "fits"}, {"train", "fits", "decoded", "segments"}),
         ],
     )  # fmt: skip
     def test_as_they_always_were(self, config, section, name, general, per_image):
@@ -189,7 +189,7 @@ class TestDriver:
         with pytest.raises(ManifestError, match="other settings"):
             do("tokens", replace(run[1], fingerprint="another"))
 
-    @pytest.mark.parametrize("stage", ["tokens", "segments"])
+    @pytest.mark.parametrize("stage", ["tokens", "decoded"])
     def test_without_its_arrays_a_shard_is_not_marked_as_done(self, run, stage):
         context = run[1]
         with pytest.raises(FileNotFoundError):  # nobody has created the store
@@ -197,7 +197,7 @@ class TestDriver:
         assert not items_path(context.run, stage, 0).exists()
         assert not do(stage, context).skipped
 
-    @pytest.mark.parametrize("stage", ["tokens", "segments"])
+    @pytest.mark.parametrize("stage", ["tokens", "decoded"])
     def test_a_work_that_fails_leaves_no_outcomes(self, run, stage):
         context = run[1]
         items_path(context.run, "references", 0).unlink()
@@ -213,7 +213,7 @@ class TestDriver:
         assert arrays
         assert max(arrays) <= items_path(context.run, "segments", 0).stat().st_mtime_ns
 
-    @pytest.mark.parametrize("stage", ["tokens", "fits", "segments"])
+    @pytest.mark.parametrize("stage", ["tokens", "fits", "decoded"])
     def test_a_task_brings_its_photos_and_reads_no_plan(self, cached_run, stage):
         context = cached_run[1]
         prepare(stage, context)
@@ -237,7 +237,7 @@ class TestDriver:
         assert pickle.loads(pickle.dumps(task_of("tokens", context))) == task_of("tokens", context)  # noqa: S301
 
     @pytest.mark.usefixtures("toy_parts")
-    @pytest.mark.parametrize("stage", ["tokens", "train", "segments"])
+    @pytest.mark.parametrize("stage", ["tokens", "train", "decoded"])
     def test_a_full_card_can_be_tried_again(self, cached_run, stage):
         context = with_segmenter(cached_run[1], "exhausted")
         items_path(context.run, "tokens", 0).unlink()  # of the other segmenter
@@ -282,7 +282,7 @@ def test_on_a_processor_faces_go_one_by_one(run):
 def test_later_stages_read_what_earlier_ones_wrote(run):
     """The whole way of a run, stage by stage, ends in figures of every face."""
     context = with_settings(run[1], "segments", per_image=True)
-    for before, after in pairwise(["references", "tokens", "fits", "segments"]):
+    for before, after in pairwise(["references", "tokens", "fits", "decoded", "segments"]):
         assert items_path(context.run, before, 0).exists()
         do(after, context)
     [face] = read_outcomes(context.run, "segments", 0)[0].faces

@@ -40,7 +40,8 @@ def test_segmenting_with_a_faces_own_fit(context):
     assert (report.ok, report.no_face, report.failed) == (2, 1, 0)
     own = store.read_rows(context.run / "masks.zarr", "occlusion", slice(0, 3))
     general_context = with_settings(context, "segments", per_image=False)
-    (context.run / "items" / "segments" / "00000.parquet").unlink()
+    for stage in ("decoded", "segments"):
+        (context.run / "items" / stage / "00000.parquet").unlink()
     do("segments", general_context)
     general = store.read_rows(context.run / "masks.zarr", "occlusion", slice(0, 3))
     assert (own[0] != general[0]).any()

@@ -8,7 +8,7 @@ import pytest
 from s3pot_batch.manifests.outcomes import Outcome, read_outcomes, write_outcomes
 from s3pot_batch.stages import store
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.method.masks import empty_mask, segment_pairs
+from s3pot_batch.stages.method.masks import FaceMask, decode_pairs, draw
 from s3pot_batch.stages.method.network import S3POT
 from s3pot_batch.stages.models.adapters import attention
 from s3pot_batch.stages.models.adapters.attention import AttentionAdapter
@@ -30,15 +30,18 @@ def done(run):
 def test_the_stage_answers_as_the_method_does(done):
     context, outcomes = done
     network = S3POT(context.models.segmenter, context.models.adapter, context.settings.segments)
-    [mask] = segment_pairs(network, [read_pair(context.run, 0)])
-    names = ("occlusion", "visible_face", "contrast", "prompts")
-    occlusion, visible, contrast, prompts = store.read_row(context.run / "masks.zarr", 0, *names)
+    pair = read_pair(context.run, 0)
+    [found] = decode_pairs(network, [pair])
+    decoded, contrast, prompts = store.read_row(context.run / "decoded.zarr", 0, "occlusion", "contrast", "prompts")
+    assert (decoded == found.occlusion).all()
+    assert (contrast == found.contrast.astype(np.float16)).all()
+    assert (prompts == found.prompts).all()
+    mask = draw(pair, found.occlusion, context.settings.segments)
+    occlusion, visible = store.read_row(context.run / "masks.zarr", 0, "occlusion", "visible_face")
     assert (occlusion == mask.occlusion.astype(np.float16)).all()
     assert (visible == mask.visible_face).all()
-    assert (contrast == mask.contrast.astype(np.float16)).all()
-    assert (prompts == mask.prompts).all()
     [face] = outcomes[0].faces
-    assert face.predicted_iou == mask.predicted_iou
+    assert face.predicted_iou == found.predicted_iou
     # the photos are aligned as they are: what is in the frame is in the photo
     assert (decode_rle(outcomes[0].occlusion) == (mask.occlusion > context.settings.segments.threshold)).all()
     assert (decode_rle(outcomes[0].face_region) == mask.region).all()
@@ -90,12 +93,10 @@ def test_faces_of_one_photo_are_united(run, face_pair):
     folder, _ = run
     before = read_outcomes(folder, "references", 0)[0]
     pair = face_pair
-    face, other = before.faces[0], replace(before.faces[0], row=1, matrix=(1.0, 0.0, -36.0, 0.0, 1.0, 0.0))
-    whole = np.ones((64, 64), np.float32)
-    masks = {
-        0: replace(empty_mask(pair), occlusion=whole * pair.region, region=pair.region, predicted_iou=0.5),
-        1: replace(empty_mask(pair), occlusion=0 * whole, region=pair.region, predicted_iou=0.7),
-    }
+    face = replace(before.faces[0], predicted_iou=0.5)
+    other = replace(face, row=1, matrix=(1.0, 0.0, -36.0, 0.0, 1.0, 0.0), predicted_iou=0.7)
+    hidden = pair.region.astype(np.float32)
+    masks = {row: FaceMask((1 - row) * hidden, np.zeros_like(pair.region), pair.region) for row in (0, 1)}
     found = answer(replace(before, height=64, width=100, faces=(face, other)), masks, 0.5)
     assert [one.occlusion_ratio for one in found.faces] == [1, 0]
     occlusion, regions = decode_rle(found.occlusion), decode_rle(found.face_region)
@@ -110,10 +111,7 @@ def test_every_face_has_its_own_masks(run, face_pair):
     before = read_outcomes(run[0], "references", 0)[0]
     face, moved = before.faces[0], (1.0, 0.0, -36.0, 0.0, 1.0, 0.0)
     region = face_pair.region
-    masks = {
-        row: replace(empty_mask(face_pair), occlusion=(share * region).astype(np.float32), region=region)
-        for row, share in ((0, 1), (1, 0))
-    }
+    masks = {row: FaceMask(((1 - row) * region).astype(np.float32), region, region) for row in (0, 1)}
     outcome = replace(before, height=64, width=100, faces=(face, replace(face, row=1, matrix=moved)))
     found = answer(outcome, masks, 0.5)
     first, second = found.faces

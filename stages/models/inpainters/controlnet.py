@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import StableDiffusionControlNetInpaintPipeline
+from diffusers.utils import logging
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,9 +36,6 @@ class ControlNetInpainter:
         self, weights: Path, device: str, dtype: str = "float32", *, size: int = 512, six_channels: bool = False,
         residual: bool = False,
     ) -> None:  # fmt: skip
-        from diffusers import StableDiffusionControlNetInpaintPipeline
-        from diffusers.utils import logging
-
         logging.disable_progress_bar()
         logging.set_verbosity_error()
         text = (weights / "text_encoder").is_dir()

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from s3pot_batch.stages.method.alignment import Alignment
-from s3pot_batch.stages.method.masks import FaceMask, empty_mask, paste, prompt_map, ratio, segment_pairs
+from s3pot_batch.stages.method.masks import FaceMask, decode_pairs, draw, nothing_hidden, paste, prompt_map, ratio
 from s3pot_batch.stages.method.network import S3POT
 from s3pot_batch.stages.method.pairs import Pair, encode_pair
 from s3pot_batch.stages.method.selection import Prompts
+from s3pot_batch.stages.settings import SegmentSettings
 
 PLACE = Alignment(np.array([[1.0, 0, -10], [0, 1, -20]]), 64)
 """Where a frame lies whose corner is the photo's pixel x 10, y 20."""
@@ -27,23 +28,30 @@ def nothing(face_pair):
     return replace(face_pair, region=np.zeros((64, 64), bool))
 
 
-def test_a_mask_is_zero_outside_the_region_and_complements_the_visible_face(network, pair):
-    [mask] = segment_pairs(network, [pair])
-    assert {array.shape for array in (mask.occlusion, mask.visible_face, mask.contrast, mask.prompts)} == {(64, 64)}
-    assert (mask.occlusion.dtype, mask.visible_face.dtype, mask.prompts.dtype) == (np.float32, np.uint8, np.int8)
-    assert not mask.occlusion[~pair.region].any()
+def test_what_is_decoded_is_zero_outside_the_region(network, pair):
+    [found] = decode_pairs(network, [pair])
+    assert {array.shape for array in (found.occlusion, found.contrast, found.prompts)} == {(64, 64)}
+    assert (found.occlusion.dtype, found.contrast.dtype, found.prompts.dtype) == (np.float32, np.float32, np.int8)
+    assert not found.occlusion[~pair.region].any()
+
+
+def test_a_mask_is_what_was_decoded_and_complements_the_visible_face(network, pair):
+    [found] = decode_pairs(network, [pair])
+    mask = draw(pair, found.occlusion, network.settings)
+    assert (mask.occlusion.dtype, mask.visible_face.dtype) == (np.float32, np.uint8)
+    assert (mask.occlusion == found.occlusion).all()
     assert 0 <= mask.occlusion.min() < mask.occlusion.max() <= 1
     assert ((mask.visible_face == 1) == (pair.region & (mask.occlusion <= network.settings.threshold))).all()
     assert mask.region is pair.region
 
 
 def test_contrast_marks_what_differs(network, pair):
-    [mask] = segment_pairs(network, [pair])
+    [mask] = decode_pairs(network, [pair])
     assert mask.contrast[28:48, 20:40].mean() > 2 * mask.contrast[:20].mean()
 
 
 def test_prompts_stand_at_their_tokens_centres(network, pair):
-    [mask] = segment_pairs(network, [pair])
+    [mask] = decode_pairs(network, [pair])
     prompts = encode_pair(network, pair).prompted.prompts
     y, x = np.nonzero(mask.prompts)
     assert (y % 8 == 4).all()
@@ -56,20 +64,21 @@ def test_prompts_stand_at_their_tokens_centres(network, pair):
 def test_one_batch_or_one_after_the_other_is_the_same(network, pair, nothing):
     mirrored = Pair(pair.raw[:, ::-1].copy(), pair.reference[:, ::-1].copy(), pair.region)
     pairs = [pair, nothing, mirrored]
-    together = segment_pairs(network, pairs)
+    together = decode_pairs(network, pairs)
     for one, found in zip(pairs, together, strict=True):
-        [alone] = segment_pairs(network, [one])
+        [alone] = decode_pairs(network, [one])
         np.testing.assert_allclose(found.occlusion, alone.occlusion, atol=1e-5)
         assert (found.prompts == alone.prompts).all()
         assert found.predicted_iou == pytest.approx(alone.predicted_iou, abs=1e-5)
 
 
 def test_a_face_without_a_region_has_an_empty_mask(network, nothing):
-    [mask] = segment_pairs(network, [nothing])
-    for array in (mask.occlusion, mask.visible_face, mask.contrast, mask.prompts, mask.region):
+    [found] = decode_pairs(network, [nothing])
+    mask = draw(nothing, found.occlusion, network.settings)
+    for array in (found.occlusion, found.contrast, found.prompts, mask.occlusion, mask.visible_face, mask.region):
         assert not array.any()
-    assert mask.predicted_iou == 0
-    assert segment_pairs(network, []) == []
+    assert found.predicted_iou == 0
+    assert decode_pairs(network, []) == []
 
 
 def test_a_network_of_its_own_for_every_face(network, pair, nothing):
@@ -79,16 +88,16 @@ def test_a_network_of_its_own_for_every_face(network, pair, nothing):
         asked.append((n, len(prompted.prompts.cells)))
         return S3POT(network.segmenter, None, network.settings)
 
-    masks = segment_pairs(network, [nothing, pair], own)
+    masks = decode_pairs(network, [nothing, pair], own)
     assert asked == [(1, len(encode_pair(network, pair).prompted.prompts.cells))]  # the empty one needs none
-    [plain] = segment_pairs(S3POT(network.segmenter, None, network.settings), [pair])
+    [plain] = decode_pairs(S3POT(network.segmenter, None, network.settings), [pair])
     assert np.array_equal(masks[1].occlusion, plain.occlusion)
-    assert not np.array_equal(masks[1].occlusion, segment_pairs(network, [pair])[0].occlusion)
+    assert not np.array_equal(masks[1].occlusion, decode_pairs(network, [pair])[0].occlusion)
 
 
 def test_edges_are_cut_by_the_settings(network, pair):
-    cut = S3POT(network.segmenter, network.adapter, network.settings.model_copy(update={"edges": "grabcut"}))
-    [mask], [soft] = segment_pairs(cut, [pair]), segment_pairs(network, [pair])
+    [found] = decode_pairs(network, [pair])
+    mask, soft = (draw(pair, found.occlusion, SegmentSettings(edges=edges)) for edges in ("grabcut", "decoder"))
     assert set(np.unique(mask.occlusion)) <= {0.0, 1.0}
     assert len(np.unique(soft.occlusion)) > 2
 
@@ -99,8 +108,7 @@ def test_a_prompt_map_tells_face_from_occlusion():
 
 
 def face(occlusion, region):
-    plain = np.zeros((64, 64), np.float32)
-    return FaceMask(occlusion, plain.astype(np.uint8), plain, plain.astype(np.int8), region, 0.5)
+    return FaceMask(occlusion, np.zeros((64, 64), np.uint8), region)
 
 
 def test_masks_are_pasted_where_the_face_is():
@@ -126,7 +134,7 @@ def test_what_lies_outside_the_photo_is_cut_off():
 
 
 def test_nothing_of_nothing_is_zero(nothing):
-    pasted = paste(empty_mask(nothing), PLACE, (100, 90), threshold=0.5)
+    pasted = paste(draw(nothing, nothing_hidden(nothing).occlusion, SegmentSettings()), PLACE, (100, 90), threshold=0.5)
     assert not pasted.region.any()
     assert pasted.occlusion_ratio == 0
     assert ratio(np.ones(3, bool), np.ones(4, bool)) == 0.75

@@ -8,7 +8,7 @@ from s3pot_batch.manifests.outcomes import read_outcomes
 from s3pot_batch.stages import store
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.learning import fit_face
-from s3pot_batch.stages.method.masks import segment_pairs
+from s3pot_batch.stages.method.masks import decode_pairs
 from s3pot_batch.stages.method.network import S3POT
 from s3pot_batch.stages.method.pairs import encode_pair
 from s3pot_batch.stages.models.adapters.attention import AttentionAdapter
@@ -155,7 +155,7 @@ class TestAnotherDecoder:
 
     def test_the_method_needs_nothing_else_of_it(self, sam, scored, face_pair):
         network, plain = fresh_network(scored), fresh_network(SamSegmenter(sam))
-        [mask], [of_sam] = segment_pairs(network, [face_pair]), segment_pairs(plain, [face_pair])
+        [mask], [of_sam] = decode_pairs(network, [face_pair]), decode_pairs(plain, [face_pair])
         assert mask.occlusion.shape == (64, 64)
         assert not np.allclose(mask.occlusion, of_sam.occlusion)
         features = encode_pair(network, face_pair).prompted
