@@ -44,7 +44,7 @@ class Names:
             if one in self.known:
                 return self.known[one]
         last = name.rsplit("/", 1)[-1]
-        found = self.ends.get(last) or self.ends.get(str(PurePosixPath(last).with_suffix(""))) or set()
+        found = self.ends.get(last) or self.ends.get(last.rpartition(".")[0]) or set()
         if len(found) > 1:
             raise BadDrawing(f"{len(found)} photos of this run are called so; keep their folders in the tool")
         if not found:

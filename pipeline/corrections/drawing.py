@@ -12,6 +12,7 @@ from pycocotools import mask as coco
 
 from s3pot_batch.stages.errors import ConfigError, ItemError
 from s3pot_batch.stages.rle import Mask
+from s3pot_batch.stages.settings import FaceSettings
 
 FACE, OCCLUSION = "face", "occlusion"
 """The two labels: the whole face M with its hidden part, and what is hidden of it."""
@@ -22,6 +23,10 @@ CORNERS = 256
 """Of the polygon that stands for an ellipse."""
 
 Points = NDArray[np.float64]
+
+
+BROKEN = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
+"""What is raised where a file says something else than its format allows."""
 
 
 class BadDrawing(ItemError):
@@ -57,6 +62,23 @@ class Unread:
 
     name: str
     error: str
+
+
+def size_of(height: object, width: object) -> tuple[int, int]:
+    """The size of a photo, before anything of that size is made.
+
+    Raises:
+        BadDrawing: no photo has such a size.
+    """
+    shape = int(float(str(height))), int(float(str(width)))
+    if min(shape) < 1 or shape[0] * shape[1] > FaceSettings().max_pixels:
+        raise BadDrawing(f"no photo has {shape[1]}×{shape[0]} pixels")
+    return shape
+
+
+def group_of(value: object) -> str | int | None:
+    """What a tool calls a group, or nothing."""
+    return value if isinstance(value, str | int) else None
 
 
 def label_of(text: object) -> str:

@@ -10,14 +10,17 @@ import numpy as np
 from s3pot_batch.manifests.files import replacing
 from s3pot_batch.pipeline.corrections import box_of
 from s3pot_batch.pipeline.corrections.drawing import (
+    BROKEN,
     LABELS,
     BadDrawing,
     Drawing,
     Drawn,
     Unread,
     files_below,
+    group_of,
     label_of,
     polygon,
+    size_of,
 )
 from s3pot_batch.pipeline.export import Written
 from s3pot_batch.pipeline.export._photos import FILTERS, Pictures, answered_photos
@@ -71,7 +74,7 @@ def read(path: Path) -> Iterator[Drawing | Unread]:
             below: dict[Any, list[Any]] = {number: [] for number, _, _ in images}
             for one in whole["annotations"]:
                 below.setdefault(one["image_id"], []).append(one)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except BROKEN as error:
             raise ConfigError(f"{name}: no COCO annotations ({error!r}); export them as COCO instances") from error
         for number, called, image in images:
             yield _drawing(called, image, below[number], categories)
@@ -79,7 +82,7 @@ def read(path: Path) -> Iterator[Drawing | Unread]:
 
 def _drawing(called: str, image: Any, annotations: list[Any], categories: dict[Any, Any]) -> Drawing | Unread:  # noqa: ANN401
     try:
-        shape = int(image["height"]), int(image["width"])
+        shape = size_of(image["height"], image["width"])
         drawn = tuple(
             Drawn(label_of(categories.get(one["category_id"])), _mask(one["segmentation"], shape), _group(one))
             for one in annotations
@@ -87,13 +90,13 @@ def _drawing(called: str, image: Any, annotations: list[Any], categories: dict[A
         return Drawing(called, shape, drawn)
     except BadDrawing as error:
         return Unread(called, str(error))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except BROKEN as error:
         return Unread(called, f"an annotation cannot be read ({error!r})")
 
 
-def _group(annotation: Any) -> int | None:  # noqa: ANN401
+def _group(annotation: Any) -> str | int | None:  # noqa: ANN401
     face = (annotation.get("attributes") or {}).get("face")
-    return None if face is None else int(face)
+    return group_of(face)
 
 
 def _mask(segmentation: Any, shape: tuple[int, int]) -> Mask:  # noqa: ANN401

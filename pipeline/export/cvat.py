@@ -9,6 +9,7 @@ import numpy as np
 from s3pot_batch.manifests.files import replacing
 from s3pot_batch.pipeline.corrections import box_of
 from s3pot_batch.pipeline.corrections.drawing import (
+    BROKEN,
     LABELS,
     BadDrawing,
     Drawing,
@@ -19,6 +20,7 @@ from s3pot_batch.pipeline.corrections.drawing import (
     label_of,
     polygon,
     rectangle,
+    size_of,
 )
 from s3pot_batch.pipeline.export import Written
 from s3pot_batch.pipeline.export._photos import FILTERS, Pictures, Shape, answered_photos
@@ -93,7 +95,7 @@ def read(path: Path) -> Iterator[Drawing | Unread]:
 def _drawing(image: ET.Element) -> Drawing | Unread:
     name = image.get("name", "")
     try:
-        shape = int(image.attrib["height"]), int(image.attrib["width"])
+        shape = size_of(image.attrib["height"], image.attrib["width"])
         drawn = tuple(
             Drawn(label_of(one.get("label")), _mask(one.tag, one.attrib, shape), _group(one))
             for one in image if one.tag != "tag"
@@ -101,7 +103,7 @@ def _drawing(image: ET.Element) -> Drawing | Unread:
         return Drawing(name, shape, drawn)
     except BadDrawing as error:
         return Unread(name, str(error))
-    except (KeyError, ValueError) as error:
+    except BROKEN as error:
         return Unread(name, f"a shape cannot be read ({error!r})")
 
 

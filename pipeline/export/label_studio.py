@@ -10,6 +10,7 @@ import numpy as np
 from s3pot_batch.manifests.files import replacing
 from s3pot_batch.pipeline.corrections.brush import decode_brush, encode_brush
 from s3pot_batch.pipeline.corrections.drawing import (
+    BROKEN,
     FACE,
     NO_SIZE,
     BadDrawing,
@@ -18,8 +19,10 @@ from s3pot_batch.pipeline.corrections.drawing import (
     Unread,
     ellipse,
     files_below,
+    group_of,
     label_of,
     polygon,
+    size_of,
     turned,
 )
 from s3pot_batch.pipeline.export import Written
@@ -89,7 +92,7 @@ def read(path: Path) -> Iterator[Drawing | Unread]:
         try:
             tasks = json.loads(content)
             called = [(str(task["data"].get("image_id") or task["data"]["image"]), task) for task in tasks]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except BROKEN as error:
             raise ConfigError(f"{name}: no tasks of Label Studio ({error!r}); export them as JSON") from error
         for one, task in called:
             drawing = _drawing(one, task)
@@ -105,7 +108,7 @@ def _drawing(called: str, task: Any) -> Drawing | Unread | None:  # noqa: ANN401
             return None
         results = [one for one in done[-1]["result"] if one.get("type") in KINDS]
         shown = [one for annotation in (*done, *(task.get("predictions") or ())) for one in annotation["result"]]
-        sizes = {(int(one["original_height"]), int(one["original_width"])) for one in shown if "original_width" in one}
+        sizes = {size_of(one["original_height"], one["original_width"]) for one in shown if "original_width" in one}
         if len(sizes) > 1 or any(one.get("image_rotation") for one in results):
             return Unread(called, "the photo was turned in Label Studio; turn it back, and draw again")
         shape = next(iter(sizes), NO_SIZE)
@@ -113,14 +116,13 @@ def _drawing(called: str, task: Any) -> Drawing | Unread | None:  # noqa: ANN401
         return Drawing(called, shape, drawn)
     except BadDrawing as error:
         return Unread(called, str(error))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except BROKEN as error:
         return Unread(called, f"an annotation cannot be read ({error!r})")
 
 
-def _group(result: Any) -> str | None:  # noqa: ANN401
+def _group(result: Any) -> str | int | None:  # noqa: ANN401
     """A face's region has its own id, and what is hidden of it names that as its parent."""
-    group: str | None = result.get("parentID") or result.get("id")
-    return group
+    return group_of(result.get("parentID") or result.get("id"))
 
 
 def _mask(result: Any, shape: tuple[int, int]) -> Mask:  # noqa: ANN401

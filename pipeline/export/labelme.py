@@ -14,15 +14,18 @@ from PIL import Image
 
 from s3pot_batch.pipeline.corrections import box_of
 from s3pot_batch.pipeline.corrections.drawing import (
+    BROKEN,
     BadDrawing,
     Drawing,
     Drawn,
     Unread,
     ellipse,
     files_below,
+    group_of,
     label_of,
     polygon,
     rectangle,
+    size_of,
 )
 from s3pot_batch.pipeline.export import Written, written
 from s3pot_batch.pipeline.export._photos import FILTERS, AnsweredPhoto, Pictures, Shape, answered_photos
@@ -70,14 +73,15 @@ def read(path: Path) -> Iterator[Drawing | Unread]:
         try:
             whole = json.loads(content)
             called = str(whole.get("image_id") or whole["imagePath"])
-            shape = int(whole["imageHeight"]), int(whole["imageWidth"])
+            shape = size_of(whole["imageHeight"], whole["imageWidth"])
             drawn = tuple(
-                Drawn(label_of(one["label"]), _mask(one, shape), one.get("group_id")) for one in whole["shapes"]
+                Drawn(label_of(one["label"]), _mask(one, shape), group_of(one.get("group_id")))
+                for one in whole["shapes"]
             )
             yield Drawing(called, shape, drawn)
         except BadDrawing as error:
             yield Unread(name, str(error))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
+        except (*BROKEN, OSError) as error:
             yield Unread(name, f"no file of labelme ({error!r})")
 
 

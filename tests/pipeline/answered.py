@@ -1,5 +1,6 @@
 """A run folder as ``segment`` leaves it, with masks drawn by hand: what exports and corrections work on."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.plan import Plan, write_plan
 from s3pot_batch.manifests.schema import PLAN, SEGMENTS
 from s3pot_batch.pipeline.corrections import box_of
+from s3pot_batch.pipeline.export import EVERYTHING, export
+from s3pot_batch.pipeline.export._photos import answered_photos
+from s3pot_batch.pipeline.options import ExportOptions
 from s3pot_batch.stages.rle import encode_rle
 
 HEIGHT, WIDTH = 40, 60
@@ -96,3 +100,18 @@ def answer_row(photo: Drawn, n: int) -> dict:
         "occlusion": encode_rle(hidden), "face_region": encode_rle(whole), "predicted_iou": 0.7 if faces else None,
         "occlusion_ratio": hidden.sum() / whole.sum() if faces else None,
     }  # fmt: skip
+
+
+def exported(run: Path, name: str, options: ExportOptions = EVERYTHING) -> Path:
+    """An export of that format, with what a tool that shows it without a change would give back."""
+    folder = export(run, name, options=options).folder
+    if name == "label-studio":
+        tasks = json.loads((folder / "tasks.json").read_text())
+        done = [{**task, "annotations": [{"result": task["predictions"][0]["result"]}]} for task in tasks]
+        (folder / "tasks.json").write_text(json.dumps(done))
+    return folder
+
+
+def rows(run: Path) -> dict[str, dict]:
+    """Of each photo, its masks as they are exported now."""
+    return {photo.item.image_id: photo.row for photo in answered_photos(run, ExportOptions())}
