@@ -133,7 +133,7 @@ def test_truth_is_drawn_into_the_frame_and_measured_figures_are_told(run, tmp_pa
     text = write_page(run, manifest=tmp_path / "in.parquet").read_text(encoding="utf-8")
     assert data(text, "rows")["iou"] == [1.0]  # inside the region that was found
     assert (
-        "Against the true masks of 1 photos in which something is hidden, the mean IoU is\n<strong>1.000 [1.000, 1.000]</strong>"
+        "1 photos in which something is hidden, the mean IoU is\n<strong>1.000 [1.000, 1.000]</strong>"
         in text
     )
     write_parquet(whole, answer)  # made anew
