@@ -15,7 +15,7 @@ from s3pot_batch.manifests.finished import shard_stamps
 from s3pot_batch.manifests.manifest import Manifest
 from s3pot_batch.manifests.outcomes import Outcome, count_statuses, items_path, read_outcomes, shard_is_done
 from s3pot_batch.manifests.plan import Plan, PlannedItem
-from s3pot_batch.manifests.schema import SEGMENTS, STATUSES
+from s3pot_batch.manifests.schema import ANSWER_VERSION, SEGMENTS, STATUSES
 
 STAGE = "segments"
 ANSWER = "segments.parquet"
@@ -44,7 +44,9 @@ def assemble_segments(
     """
     schema = pa.schema([*manifest.table.schema, *SEGMENTS])
     basis = _basis(manifest, plan, run, fingerprint)
-    metadata = file_metadata(manifest.table, {"fingerprint": fingerprint, "basis": basis})
+    metadata = file_metadata(
+        manifest.table, {"schema_version": str(ANSWER_VERSION), "fingerprint": fingerprint, "basis": basis}
+    )
     tally, answers = dict.fromkeys(STATUSES, 0), _Answers(plan, run, fingerprint)
     numbers = plan.numbers(manifest.image_ids).tolist()
     if -1 in numbers:

@@ -36,6 +36,9 @@ class FaceOutcome:
     parse_confidence: float
     occlusion_ratio: float | None = None
     predicted_iou: float | None = None
+    occlusion: Rle | None = None
+    """Its own mask, in the photo's pixels."""
+    face_region: Rle | None = None
 
 
 @dataclass(frozen=True)

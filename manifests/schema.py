@@ -3,27 +3,30 @@
 import pyarrow as pa
 
 SCHEMA_VERSION = 2
+"""Of what stage one writes, and of every file that says nothing else."""
+ANSWER_VERSION = 3
+"""Of what the stage ``segments`` writes, and so of the answer: 3 has the masks of each face."""
 STATUSES = ("ok", "no_face", "failed")
 
 RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 """A mask as compressed COCO run-length encoding; ``size`` is (height, width)."""
 
-_FACE_ANSWER = [
-    ("bbox", pa.list_(pa.float64())),
-    ("score", pa.float64()),
-    ("occlusion_ratio", pa.float64()),
-    ("predicted_iou", pa.float64()),
-    ("parse_confidence", pa.float64()),
-]
-FACE = pa.struct(
+FACE_ANSWER = pa.struct(
     [
         ("row", pa.int64()),
-        *_FACE_ANSWER,
+        ("bbox", pa.list_(pa.float64())),
         ("landmarks", pa.list_(pa.float64())),
-        ("matrix", pa.list_(pa.float64())),
+        ("score", pa.float64()),
+        ("occlusion_ratio", pa.float64()),
+        ("predicted_iou", pa.float64()),
+        ("parse_confidence", pa.float64()),
+        ("occlusion", RLE),
+        ("face_region", RLE),
     ]
 )
-"""One face of an item: its Zarr row, x0 y0 x1 y1 box, 5×2 landmarks, and the 2×3 matrix photo → frame pixels."""
+"""One face of the answer: its Zarr row, x0 y0 x1 y1 box, 5×2 landmarks, and its own masks in the photo's pixels."""
+FACE = pa.struct([*FACE_ANSWER, ("matrix", pa.list_(pa.float64()))])
+"""One face of an item: also the 2×3 matrix photo → frame pixels."""
 
 ITEM_SCHEMA = pa.schema(
     [
@@ -66,7 +69,7 @@ SEGMENTS = pa.schema(
         ("error", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
-        ("faces", pa.list_(pa.struct(_FACE_ANSWER))),
+        ("faces", pa.list_(FACE_ANSWER)),
         ("occlusion", RLE),
         ("face_region", RLE),
         ("occlusion_ratio", pa.float64()),

@@ -12,7 +12,6 @@ import tomli_w
 
 from s3pot_batch.manifests.files import replacing
 from s3pot_batch.manifests.fingerprint import difference, fingerprint
-from s3pot_batch.manifests.schema import SCHEMA_VERSION
 from s3pot_batch.stages.base import Stage, StageContext, stage_named, stages_towards
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.profiles import DEFAULT, Profile, find_profile
@@ -41,7 +40,7 @@ class Config:
         found = stage_named(stage)
         needed = found.needed(self.settings)
         return {
-            **({} if needed else {"schema_version": SCHEMA_VERSION}),
+            **({} if found.version is None else {"schema_version": found.version}),
             **{name: self.fingerprint(name) for name in needed},
             **self._models(found.parts),
             **values_of(self.settings, found.settings),

@@ -1,5 +1,6 @@
 """A job: one command over one manifest in one run folder, stage by stage."""
 
+import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from s3pot_batch.manifests.answer import ANSWER, answer_is_current, assemble_segments
 from s3pot_batch.manifests.answer import STAGE as ANSWERING
+from s3pot_batch.manifests.errors import one_line
 from s3pot_batch.manifests.finished import finished
 from s3pot_batch.manifests.manifest import Manifest, read_manifest
 from s3pot_batch.manifests.outcomes import items_path, other_settings
@@ -88,7 +90,7 @@ class Job:
             "photos": self.plan.photos,
             "shards": len(self.plan.wanted_shards),
             "shards to do": pending,
-            "workers": self.options.scheduler or len(places),
+            "workers": _address(self.options) or len(places),
             "fingerprints": {stage.name: self.config.fingerprint(stage.name) for stage in self.stages},
         }
 
@@ -282,14 +284,33 @@ def _runner(job: Job, pending: Mapping[str, Sequence[int]]) -> Iterator[tuple[Ru
     """What runs the tasks of all stages, and the device that they see: workers and their models start once."""
     options, shards = job.options, max(map(len, pending.values()))
     places = _places(options, shards)
-    if not shards or not (places or options.scheduler):
+    address = _address(options)
+    if not shards or not (places or address):
         yield run_serial, options.device
         return
     from s3pot_batch.pipeline.scheduling import dask_runner
 
     todo = [stage for stage in job.stages if pending[stage.name]]
-    with dask_runner(places, options.scheduler, imports=_imports(todo, job.config.profile)) as run:
+    with dask_runner(places, address, imports=_imports(todo, job.config.profile)) as run:
         yield run, places[0].device if places else options.device
+
+
+def _address(options: Options) -> str | None:
+    """Where somebody's scheduler is, if one is meant.
+
+    Raises:
+        ConfigError: two are given, or the file does not say it.
+    """
+    file = options.scheduler_file
+    if file is None:
+        return options.scheduler
+    if options.scheduler:
+        raise ConfigError("--scheduler and --scheduler-file are two ways to name one scheduler; give one of them")
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"it cannot be read as a scheduler's file ({type(error).__name__}: {one_line(error)})"
+        raise ConfigError(f"--scheduler-file {file}: {reason}; start one: dask scheduler --scheduler-file") from error
 
 
 def _imports(stages: Sequence[Stage], profile: Profile) -> list[str]:
@@ -302,7 +323,7 @@ def _imports(stages: Sequence[Stage], profile: Profile) -> list[str]:
 
 
 def _places(options: Options, shards: int) -> tuple[Place, ...]:
-    if options.scheduler:
+    if _address(options):
         return ()
     asked = options.device == "cuda" or (options.device == "auto" and shards)  # torch is slow to load: only for work
     gpus = visible_gpus() if asked else ()

@@ -26,6 +26,9 @@ Workers = Annotated[
 SchedulerUrl = Annotated[
     str | None, typer.Option("--scheduler", help="A running Dask scheduler, tcp://host:port, instead of own workers.")
 ]
+SchedulerFile = Annotated[
+    Path | None, typer.Option("--scheduler-file", help="The file in which such a scheduler says its address.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random; default 0.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first photos of the manifest.")]
 ShardSize = Annotated[
@@ -65,6 +68,7 @@ class Options:
     device: Device = "auto"
     workers: Workers = None
     scheduler: SchedulerUrl = None
+    scheduler_file: SchedulerFile = None
     seed: Seed = None
     limit: Limit = None
     shard_size: ShardSize = None
@@ -98,6 +102,39 @@ class ReportOptions:
         tuple[Path, Path] | None,
         typer.Option("--compare", metavar="RUN RUN", help="Two runs of the same photos, side by side, instead."),
     ] = None
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Which photos are exported, and how they are drawn. A format takes those that it names, and refuses the others."""
+
+    status: Annotated[str, typer.Option("--status", help="Only photos with one of these, after corrections.")] = (
+        "ok,no_face"
+    )
+    min_ratio: Annotated[
+        float | None, typer.Option("--min-ratio", min=0, max=1, help="Only photos of which at least so much is hidden.")
+    ] = None
+    max_ratio: Annotated[
+        float | None, typer.Option("--max-ratio", min=0, max=1, help="Only photos of which at most so much is hidden.")
+    ] = None
+    min_faces: Annotated[int, typer.Option("--min-faces", min=0, help="Only photos with so many faces or more.")] = 0
+    max_faces: Annotated[
+        int | None, typer.Option("--max-faces", min=0, help="Only photos with so many faces or fewer.")
+    ] = None
+    part: Annotated[
+        Literal["occlusion", "visible", "face"] | None,
+        typer.Option("--part", help="png: what is white; default occlusion, with --cutout visible."),
+    ] = None
+    edge: Annotated[
+        Literal["binary", "soft"], typer.Option("--edge", help="png: soft draws the probability, 0 to 255.")
+    ] = "binary"
+    invert: Annotated[bool, typer.Option("--invert", help="png: black where it would be white.")] = False
+    cutout: Annotated[bool, typer.Option("--cutout", help="png: the photo, with the mask as its alpha channel.")] = (
+        False
+    )
+    photos: Annotated[
+        bool, typer.Option("--photos", help="Also write the photos: upright PNG files that the masks fit.")
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
@@ -36,7 +36,7 @@ OWN_SECONDS = 600
 """The same of its own, which come back by themselves: a shard that kills each at once leaves few to be seen."""
 WATCH_SECONDS = 5
 """How often it looks, while no shard ends."""
-CLOSE_SECONDS = 0.5
+CLOSE_SECONDS = 2
 """How long a worker may take to end: one that is still at a shard then was interrupted, and the shard is done again."""
 DEVICE_LOST = 75
 """Exit code of a worker whose device fails."""
@@ -254,7 +254,8 @@ class _PatientNanny(Nanny):
 
     async def kill(self, timeout: float = CLOSE_SECONDS, reason: str = "nanny-kill") -> None:
         """End the worker process, whatever it is at."""
-        await super().kill(min(timeout, CLOSE_SECONDS), reason)
+        with suppress(TimeoutError):  # it was killed by then, and takes its time to be gone
+            await super().kill(min(timeout, CLOSE_SECONDS), reason)
 
 
 def _local_cluster(places: Sequence[Place]) -> SpecCluster:

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from s3pot_batch.manifests.outcomes import Checksums, Outcome, items_path, shard_is_done, write_outcomes
 from s3pot_batch.manifests.plan import PlannedItem
-from s3pot_batch.manifests.schema import STATUSES
+from s3pot_batch.manifests.schema import ANSWER_VERSION, SCHEMA_VERSION, STATUSES
 from s3pot_batch.stages.errors import RetryableError
 from s3pot_batch.stages.models.memory import out_of_memory
 from s3pot_batch.stages.models.profiles import Profile
@@ -120,6 +120,8 @@ class Stage:
     """What its work imports late, as it is slow, besides its own module and those of its parts."""
     unit: str = "photos"
     """What its progress counts."""
+    version: int | None = None
+    """Of what it writes, raised with it: what was written before is outdated then."""
 
     @cached_property
     def module(self) -> Any:  # noqa: ANN401  (a module with the functions named above)
@@ -152,14 +154,14 @@ LEARNING = ("training", "segments.target", "segments.adapter", "segments.prompt_
 
 STAGES = (
     Stage("references", settings=("seed", "faces", "references"), parts=("detector", "parser", "inpainter"),
-          store="references.zarr", imports=("facer.transform",)),
+          store="references.zarr", imports=("facer.transform",), version=SCHEMA_VERSION),
     Stage("tokens", needs=("references",), settings=(*PROMPTING, "training.tokens"), parts=("segmenter",),
           store="tokens.zarr"),
     Stage("train", needs=("tokens",), settings=("seed", *LEARNING), scope="run", unit="epochs"),
     Stage("fits", needs=("tokens",), settings=LEARNING, parts=("adapter",)),
     Stage("decoded", needs=("references",), needs_if=(("segments.per_image", "fits"),), settings=DECODING,
           parts=("segmenter", "adapter"), store="decoded.zarr"),
-    Stage("segments", needs=("decoded",), settings=("segments",), store="masks.zarr"),
+    Stage("segments", needs=("decoded",), settings=("segments",), store="masks.zarr", version=ANSWER_VERSION),
 )  # fmt: skip
 """All stages; each comes after those that it needs."""
 

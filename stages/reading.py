@@ -15,6 +15,8 @@ from s3pot_batch.stages.errors import ItemError
 from s3pot_batch.stages.settings import FaceSettings
 
 CHUNK = 2**20
+GONE = (404, 410)
+"""What a website says when there is no such file."""
 
 
 class MissingFile(ItemError):
@@ -124,6 +126,11 @@ def _named(error: Exception, location: str) -> ItemError:
     """What went wrong while reading, as an error of the photo."""
     if isinstance(error, ItemError):
         return error
+    said = error.__cause__
+    web = location.startswith(("http://", "https://"))
+    if web and said is not None and getattr(said, "status", None) not in GONE:
+        # To fsspec every address that does not answer is a missing file.
+        return UnreadableFile(f"{location}: cannot be read ({one_line(said)})")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return MissingFile(f"{location}: no such file; correct its path")
     return UnreadableFile(f"{location}: cannot be read ({one_line(error)})")

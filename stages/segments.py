@@ -41,7 +41,7 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
 
 
 def answer(outcome: Outcome, masks: Mapping[int, FaceMask], threshold: float) -> Outcome:
-    """The photo's answer: all its faces' masks, pasted back and united, and each face's figures."""
+    """The photo's answer: all its faces' masks, pasted back, each by itself and united, and each face's figures."""
     if outcome.status == "failed":
         return outcome
     shape = outcome.shape
@@ -52,7 +52,8 @@ def answer(outcome: Outcome, masks: Mapping[int, FaceMask], threshold: float) ->
         pasted = paste(mask, alignment_of(face, mask.region.shape[0]), shape, threshold)
         occlusion |= pasted.occlusion
         region |= pasted.region
-        faces.append(replace(face, occlusion_ratio=pasted.occlusion_ratio))
+        hidden, whole = encode_rle(pasted.occlusion), encode_rle(pasted.region)
+        faces.append(replace(face, occlusion_ratio=pasted.occlusion_ratio, occlusion=hidden, face_region=whole))
     return replace(
         outcome, faces=tuple(faces), occlusion=encode_rle(occlusion), face_region=encode_rle(region),
         occlusion_ratio=ratio(occlusion, region) if faces else None,

@@ -1,4 +1,4 @@
-"""Commands that look into a run folder: status, report, export."""
+"""Commands that look into a run folder, take things from there and bring them back: status, report, export, import."""
 
 import sys
 from itertools import islice
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from s3pot_batch.pipeline.cli.common import SOME_FAILED, clear_errors, show, takes
-from s3pot_batch.pipeline.options import AnyManifest, Json, ReportOptions, Run
+from s3pot_batch.pipeline.options import AnyManifest, ExportOptions, Json, ReportOptions, Run
 
 commands = typer.Typer()
 
@@ -67,11 +67,15 @@ def report(options: ReportOptions, *, as_json: Json = False) -> None:
 
 
 @commands.command("export", epilog="Example: s3pot-batch export --run runs/in --format png")
+@takes(ExportOptions)
 def export_(
+    options: ExportOptions,
     run: Run = None,
     manifest: AnyManifest = None,
     *,
-    name: Annotated[str, typer.Option("--format", help="png: masks as pictures, 255 = occluded.")] = "png",
+    name: Annotated[
+        str, typer.Option("--format", help="png, coco, cvat, labelme, label-studio, fiftyone, hf, or a package's own.")
+    ] = "png",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; default in the run folder.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -80,9 +84,31 @@ def export_(
         from s3pot_batch.pipeline.export import export
         from s3pot_batch.pipeline.job import run_folder
 
-        done = export(run_folder(manifest, run), name, out)
+        done = export(run_folder(manifest, run), name, out, options)
         failures = [vars(one) for one in done.failures]
         facts = {"folder": str(done.folder), "files": done.count, "failures": failures}
         show(done.text(), facts, as_json=as_json)
         if failures:
+            raise typer.Exit(SOME_FAILED)
+
+
+@commands.command("import", epilog="Example: s3pot-batch import --run runs/in --format cvat annotations.xml")
+def import_(
+    path: Annotated[Path, typer.Argument(help="File, ZIP or folder that the tool has exported.")],
+    run: Run = None,
+    manifest: AnyManifest = None,
+    *,
+    name: Annotated[str, typer.Option("--format", help="cvat, label-studio, labelme or coco.")],
+    as_json: Json = False,
+) -> None:
+    """Take what people have corrected in their own tools into RUN/corrections.parquet."""
+    with clear_errors():
+        from s3pot_batch.pipeline.corrections.importing import import_corrections
+        from s3pot_batch.pipeline.job import run_folder
+
+        done = import_corrections(run_folder(manifest, run), name, path)
+        unread = [vars(one) for one in done.unread]
+        facts = {"file": str(done.file), "taken": done.taken, "photos": done.photos, "unread": unread}
+        show(done.text(), facts, as_json=as_json)
+        if unread:
             raise typer.Exit(SOME_FAILED)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.pipeline.corrections import read_corrections
 from s3pot_batch.pipeline.evaluation.metrics import boundary_iou, count, mean_iou, mean_with_interval
 from s3pot_batch.pipeline.evaluation.truth import BadTruth, read_truth
 from s3pot_batch.stages.errors import ConfigError, ItemError
@@ -91,11 +92,12 @@ def evaluate(
     manifest: Path, runs: Mapping[str, Path], *, group: str | None = None,
     others: Mapping[str, Mapping[int, Answer]] | None = None,
 ) -> EvaluationResult:  # fmt: skip
-    """Compare answers with the ``mask`` column that the runs took over from the manifest.
+    """Compare answers with people's corrections, else with the column ``mask`` that the runs took over.
 
     Args:
         manifest: whose folder the masks' paths are relative to.
-        runs: run folders with ``segments.parquet``, by the name of the method; the first one's rows are compared.
+        runs: run folders with ``segments.parquet``, by the name of the method; the first one's rows are compared, and
+            what was corrected there is the truth for its photo.
         group: a column to group by; by default ``kind`` where there is one.
         others: answers of further methods, by name and row number; a row without one has an empty answer.
 
@@ -104,9 +106,11 @@ def evaluate(
     """
     answers = {name: read_segments(manifest, run) for name, run in runs.items()}
     table = next(iter(answers.values()))
+    take_corrections(table, next(iter(runs.values())))
     if "mask" not in table[0]:
         raise ConfigError(
-            f"{manifest}: no column mask; evaluation needs a ground truth, which index --masks takes from NAME_mask.png"
+            f"{manifest}: no column mask; evaluation needs a ground truth, which index --masks takes from "
+            "NAME_mask.png, or corrections, which import takes from other tools"
         )
     if group is not None and group not in table[0]:
         raise ConfigError(f"{manifest}: no column {group} to group by; there are {', '.join(table[0])}")
@@ -143,10 +147,22 @@ def read_segments(manifest: Path, run: Path) -> list[dict[str, Any]]:
     path = run / "segments.parquet"
     if not path.exists():
         raise ConfigError(f"{path}: no answer there; run: s3pot-batch segment --manifest {manifest}")
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    with pq.ParquetFile(path) as file:
+        columns = [name for name in file.schema_arrow.names if name != "faces"]  # as large as all else together
+        rows: list[dict[str, Any]] = file.read(columns=columns).to_pylist()
     if not rows:
         raise ConfigError(f"{path}: the answer has no rows")
     return rows
+
+
+def take_corrections(table: list[dict[str, Any]], run: Path) -> None:
+    """Put what people have corrected into the truth's place: hidden pixels, and faces where the manifest gives none."""
+    corrections = read_corrections(run)
+    for row in table if corrections else ():
+        correction = corrections.get(row["image_id"])
+        row["mask"] = row.get("mask") if correction is None else correction["occlusion"]
+        if correction is not None and correction["faces"] and row.get("face") is None:
+            row["face"] = correction["face_region"]
 
 
 def _score(

@@ -53,17 +53,18 @@ def test_one_row_out_per_row_in_and_in_order(
 def test_input_columns_come_first_and_the_answer_is_typed(tmp_path: Path) -> None:
     path, plan = planned(tmp_path, image=["a.jpg"], who=["Ada"])
     rle = {"size": [4, 6], "counts": "08"}
-    outcome = Outcome(0, "a", "ok", height=4, width=6, faces=(FACE,), occlusion=rle, faces_left_out=2)
+    face = replace(FACE, occlusion=rle)
+    outcome = Outcome(0, "a", "ok", height=4, width=6, faces=(face,), occlusion=rle, faces_left_out=2)
     write_outcomes(tmp_path, "segments", 0, [outcome], "f")
     assemble_segments(read_manifest(path), plan, tmp_path, "f", tmp_path / "elsewhere.parquet")
     answer = pq.read_table(tmp_path / "elsewhere.parquet")
     assert answer.column_names == ["image", "who", "image_id", *SEGMENTS.names]
     assert [answer.schema.field(name).type for name in SEGMENTS.names] == SEGMENTS.types
-    assert answer.schema.metadata[b"schema_version"] == b"2"
+    assert answer.schema.metadata[b"schema_version"] == b"3"
     found = answer.to_pylist()[0]
     assert found["faces"] == [
-        {"bbox": [0.0, 1.0, 2.0, 3.0], "score": 0.5, "occlusion_ratio": 0.1, "predicted_iou": 0.7,
-         "parse_confidence": 0.9},
+        {"row": 4, "bbox": [0.0, 1.0, 2.0, 3.0], "landmarks": [1.0] * 10, "score": 0.5, "occlusion_ratio": 0.1,
+         "predicted_iou": 0.7, "parse_confidence": 0.9, "occlusion": rle, "face_region": None},
     ]  # fmt: skip
     assert (found["occlusion"], found["face_region"]) == (rle, None)
     assert found["faces_left_out"] == 2

@@ -58,7 +58,7 @@ def test_faces_and_masks_come_back_whole(tmp_path: Path) -> None:
     assert row["faces"] == [
         {"row": 4, "bbox": [0.0, 1.0, 2.0, 3.0], "score": 0.5, "landmarks": [1.0] * 10,
          "matrix": [1.0, 0.0, 0.5, 0.0, 1.0, 0.25], "parse_confidence": 0.9, "occlusion_ratio": 0.1,
-         "predicted_iou": 0.7},
+         "predicted_iou": 0.7, "occlusion": None, "face_region": None},
     ]  # fmt: skip
     assert (row["index"], row["image_id"], row["status"], row["occlusion"]) == (0, "a", "ok", RLE)
     metadata = pq.read_schema(items_path(tmp_path, "segments", 3)).metadata

@@ -48,6 +48,20 @@ def test_another_setting_of_stage_two_redoes_stage_two_alone(photos, segmented, 
     assert "done again" not in working("segment", photos, folder, *options).stderr
 
 
+def test_masks_of_an_earlier_version_are_made_again(photos, segmented, tmp_path):
+    folder = Path(shutil.copytree(segmented, tmp_path / "run"))
+    before, config = times(folder), folder / "config.toml"
+    assert config.read_text().count("schema_version = 3\n") == 1
+    config.write_text(config.read_text().replace("schema_version = 3\n", ""))  # as it was without a mask per face
+    done = working("segment", photos, folder)
+    assert "Note: segments was made with other settings (schema_version (absent → 3)); it is done again" in done.stderr
+    again = {name for name, when in times(folder).items() if when != before[name]}
+    assert again == {f"items/segments/{shard:05d}.parquet" for shard in range(3)}
+    [face] = answer_of(folder)[0]["faces"]
+    assert (face["row"], len(face["landmarks"])) == (0, 10)
+    assert face["occlusion"] == answer_of(folder)[0]["occlusion"]
+
+
 @pytest.mark.parametrize(
     ("setting", "stages"),
     [('edges = "decoder"', {"segments"}), ('target = "occlusion"', {"decoded", "segments"})],

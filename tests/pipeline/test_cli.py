@@ -25,6 +25,7 @@ from s3pot_batch.pipeline.options import CompositionOptions, EvaluationOptions, 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     ["index"], ["references"], ["train"], ["segment"], ["evaluate"], ["compose"], ["report"], ["status"], ["export"],
+    ["import"],
     ["models"], ["models", "list"], ["models", "pull"], ["models", "verify"],
 ]  # fmt: skip
 HEAVY = {"torch", "pyarrow", "dask", "distributed", "zarr", "numpy", "rich", "pydantic", "jinja2", "tomli_w"}

@@ -1,6 +1,7 @@
 """Commands that work, in this process, with the embedded models: what they write, how they end, how they go on."""
 
 import json
+import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from s3pot_batch.pipeline.job import Tasks, open_job, work
 from s3pot_batch.pipeline.options import Options
 from s3pot_batch.pipeline.runner import run_serial
 from s3pot_batch.stages.base import run_task, stage_named
+from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.rle import decode_rle
 from tests.pipeline.conftest import answer_of, run, times, working
 from tests.portraits import blank
@@ -207,7 +209,11 @@ def test_the_plan_is_read_per_command_not_per_shard(blanks, monkeypatch):
     assert counts[1, "again"] == counts[4, "again"] <= 2
 
 
-@pytest.mark.parametrize("where", [{"workers": 2}, {"scheduler": "tcp://there:1"}], ids=["workers", "scheduler"])
+@pytest.mark.parametrize(
+    "where",
+    [{"workers": 2}, {"scheduler": "tcp://there:1"}, {"scheduler_file": "scheduler.json"}],
+    ids=["workers", "scheduler", "file"],
+)
 def test_workers_start_once_for_all_stages_and_not_for_nothing(blanks, monkeypatch, where):
     started, stages, ended = [], [], []
 
@@ -224,16 +230,40 @@ def test_workers_start_once_for_all_stages_and_not_for_nothing(blanks, monkeypat
         ended.append(address)
 
     monkeypatch.setattr(scheduling, "dask_runner", runner)
+    (blanks / "scheduler.json").write_text('{"address": "tcp://there:1"}')
+    if "scheduler_file" in where:
+        where = {"scheduler_file": blanks / where["scheduler_file"]}
     options = Options(
         blanks / "in.parquet", blanks / "run", device="cpu", shard_size=1, per_image=True, **where
     )  # fmt: skip
     assert work(open_job(options, "segments")).no_face == 4
-    assert started == [(where.get("workers", 0), where.get("scheduler"))]
-    assert ended == [where.get("scheduler")]
+    address = None if "workers" in where else "tcp://there:1"
+    assert started == [(where.get("workers", 0), address)]
+    assert ended == [address]
     assert stages == [(name, 4) for name in ("references", "tokens", "fits", "decoded", "segments")]
     started.clear()
     assert work(open_job(options, "segments")).no_face == 4  # nothing is left to do
     assert started == []
+
+
+@pytest.mark.parametrize(
+    ("text", "scheduler", "reason"),
+    [
+        ('{"address": "tcp://there:1"}', "tcp://there:2", "two ways to name one scheduler"),
+        (None, None, "cannot be read as a scheduler's file (FileNotFoundError"),
+        ("{}", None, "cannot be read as a scheduler's file (KeyError"),
+        ("[]", None, "cannot be read as a scheduler's file (TypeError"),
+        ("tcp", None, "start one: dask scheduler --scheduler-file"),
+    ],
+    ids=["both", "no file", "no address", "a list", "no JSON"],
+)
+def test_a_scheduler_file_that_says_nothing_is_refused(blanks, text, scheduler, reason):
+    if text:
+        (blanks / "scheduler.json").write_text(text)
+    options = Options(blanks / "in.parquet", blanks / "run", scheduler=scheduler,
+                      scheduler_file=blanks / "scheduler.json")  # fmt: skip
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        work(open_job(options, "references"))
 
 
 def test_a_shard_needs_no_plan_once_it_has_its_photos(blanks):

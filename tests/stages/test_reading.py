@@ -1,8 +1,12 @@
 import os
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
 
 from s3pot_batch.stages.reading import FileTooLarge, FileTooSlow, MissingFile, UnreadableFile, read_bytes
 from s3pot_batch.stages.settings import FaceSettings
@@ -27,6 +31,79 @@ def test_urls_are_read_through_fsspec():
         file.write(bytes(1001))
     with pytest.raises(FileTooLarge, match=r"faces\.max_bytes"):
         read_bytes("memory://photos/large.jpg", BOUNDS)
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A bucket of an S3 server on this machine, with one photo."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "ENDPOINT_URL": f"http://{host}:{port}",
+            "ACCESS_KEY_ID": "a",
+            "SECRET_ACCESS_KEY": "b",
+        }.items():
+            patch.setenv(f"AWS_{name}", value)
+        store = s3fs.S3FileSystem()
+        store.mkdir("photos")
+        store.pipe("photos/ä b.jpg", b"photo")
+        store.pipe("photos/large.jpg", bytes(1001))
+        yield "s3://photos"
+    server.stop()
+
+
+def test_photos_of_a_bucket_are_read_as_aws_settings_say(bucket):
+    bounds = BOUNDS.model_copy(update={"max_seconds": 20.0})
+    assert read_bytes(f"{bucket}/ä b.jpg", bounds) == b"photo"
+    with pytest.raises(FileTooLarge, match=r"faces\.max_bytes"):
+        read_bytes(f"{bucket}/large.jpg", bounds)
+    with pytest.raises(MissingFile, match="no such file"):
+        read_bytes(f"{bucket}/none.jpg", bounds)
+    with pytest.raises(MissingFile, match="no such file"):
+        read_bytes("s3://nobucket/none.jpg", bounds)
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Sends a photo, or the status that its path says, or nothing for a while."""
+
+    def do_GET(self):
+        if self.path == "/slow.jpg":
+            time.sleep(2)
+        status = int(self.path[1:4]) if self.path[1:4].isdecimal() else 200
+        self.send_response(status)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"photo")
+
+    do_HEAD = do_GET  # noqa: N815 — as the base class wants it
+
+    def log_message(self, *words):
+        del words
+
+
+@pytest.fixture(scope="module")
+def website():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_photos_of_a_website_are_read(website):
+    assert read_bytes(f"{website}/a.jpg", BOUNDS.model_copy(update={"max_seconds": 20.0})) == b"photo"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "reason"),
+    [("404.jpg", MissingFile, "no such file"), ("410.jpg", MissingFile, "no such file"),
+     ("403.jpg", UnreadableFile, "403"), ("500.jpg", UnreadableFile, "500"),
+     ("slow.jpg", FileTooSlow, "not read within")],
+)  # fmt: skip
+def test_what_a_website_says_instead_is_the_reason(website, path, kind, reason):
+    with pytest.raises(kind, match=reason):
+        read_bytes(f"{website}/{path}", BOUNDS)
 
 
 @pytest.mark.parametrize("location", ["memory://photos/none.jpg", "/nowhere/x.jpg", "/dev/null/x.jpg"])

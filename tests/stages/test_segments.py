@@ -55,7 +55,8 @@ def test_the_stage_answers_as_the_method_does(done):
 def test_what_stage_one_knew_of_a_face_stays(done):
     context, outcomes = done
     for before, after in zip(read_outcomes(context.run, "references", 0), outcomes, strict=True):
-        plain = [replace(face, occlusion_ratio=None, predicted_iou=None) for face in after.faces]
+        own = dict.fromkeys(("occlusion_ratio", "predicted_iou", "occlusion", "face_region"))
+        plain = [replace(face, **own) for face in after.faces]
         assert tuple(plain) == before.faces
         assert (after.index, after.image_id, after.status, after.shape) == (
             before.index, before.image_id, before.status, before.shape,
@@ -104,6 +105,23 @@ def test_faces_of_one_photo_are_united(run, face_pair):
     assert pair.region.sum() < regions.sum() < 2 * pair.region.sum()  # they overlap
     assert found.occlusion_ratio == pytest.approx(occlusion.sum() / regions.sum())
     assert found.predicted_iou == pytest.approx(0.6)
+
+
+def test_every_face_has_its_own_masks(run, face_pair):
+    before = read_outcomes(run[0], "references", 0)[0]
+    face, moved = before.faces[0], (1.0, 0.0, -36.0, 0.0, 1.0, 0.0)
+    region = face_pair.region
+    masks = {row: FaceMask(((1 - row) * region).astype(np.float32), region, region) for row in (0, 1)}
+    outcome = replace(before, height=64, width=100, faces=(face, replace(face, row=1, matrix=moved)))
+    found = answer(outcome, masks, 0.5)
+    first, second = found.faces
+    assert (decode_rle(first.face_region)[:, :64] == region).all()
+    assert (decode_rle(second.face_region)[:, 36:] == region).all()
+    assert first.occlusion == first.face_region == found.occlusion
+    assert decode_rle(second.occlusion).shape == (64, 100)
+    assert not decode_rle(second.occlusion).any()
+    united = decode_rle(first.face_region) | decode_rle(second.face_region)
+    assert (decode_rle(found.face_region) == united).all()
 
 
 def test_the_threshold_decides_what_is_called_hidden(run):
