@@ -124,7 +124,8 @@ def read_truth_of(run: Path) -> Truth:
         note = "There are true masks: s3pot-batch evaluate measures against them. Report again afterwards."
         return Truth({}, [], cells, images, note if rows else None)
     ours = [row for row in read_table(measured).to_pylist() if row["method"] == OURS]
-    if [row["image"] for row in ours] != [row["image"] for row in rows] or _older(measured, answer, run / CORRECTIONS):
+    others = [row["image"] for row in ours] != [row["image"] for row in rows]
+    if others or _older(measured, answer, run / CORRECTIONS):
         note = "What evaluate has measured is older than these masks or their truth: run s3pot-batch evaluate, and report again."
         return Truth({}, [], cells, images, note)
     pairs = zip(rows, ours, strict=True)
