@@ -126,7 +126,10 @@ def read_truth_of(run: Path) -> Truth:
     ours = [row for row in read_table(measured).to_pylist() if row["method"] == OURS]
     others = [row["image"] for row in ours] != [row["image"] for row in rows]
     if others or _older(measured, answer, run / CORRECTIONS):
-        note = "What evaluate has measured is older than these masks or their truth: run s3pot-batch evaluate, and report again."
+        note = (
+            "What evaluate has measured is older than these masks or their truth: run s3pot-batch evaluate, and report "
+            "again."
+        )
         return Truth({}, [], cells, images, note)
     pairs = zip(rows, ours, strict=True)
     iou = {row["image_id"]: figures["iou"] for row, figures in pairs if figures["iou"] is not None}
