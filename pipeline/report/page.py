@@ -181,5 +181,5 @@ def _table(gallery: _Gallery, groups: Mapping[str, str]) -> dict[str, Any]:
 
 def run_files(run: Path) -> tuple[Path, ...]:
     """What there is to look at in a run folder."""
-    names = (ANSWER, "references.zarr", "masks.zarr", "masks", "checkpoint", CONFIG, PAGE)
+    names = (ANSWER, "references.zarr", "decoded.zarr", "masks.zarr", "masks", "checkpoint", CONFIG, PAGE)
     return tuple(path for name in names if (path := run / name).exists())

@@ -245,7 +245,7 @@ def test_no_run_no_page(tmp_path):
 
 
 def test_files_are_named_once_they_are_there(run):
-    names = ["segments.parquet", "references.zarr", "masks.zarr", "config.toml"]
+    names = ["segments.parquet", "references.zarr", "decoded.zarr", "masks.zarr", "config.toml"]
     assert [path.name for path in run_files(run)] == names
     (run / "masks").mkdir()
-    assert [path.name for path in run_files(run)] == [*names[:3], "masks", "config.toml"]
+    assert [path.name for path in run_files(run)] == [*names[:4], "masks", "config.toml"]
