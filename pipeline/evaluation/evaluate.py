@@ -106,7 +106,7 @@ def evaluate(
     """
     answers = {name: read_segments(manifest, run) for name, run in runs.items()}
     table = next(iter(answers.values()))
-    _take_corrections(table, next(iter(runs.values())))
+    take_corrections(table, next(iter(runs.values())))
     if "mask" not in table[0]:
         raise ConfigError(
             f"{manifest}: no column mask; evaluation needs a ground truth, which index --masks takes from "
@@ -155,7 +155,7 @@ def read_segments(manifest: Path, run: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _take_corrections(table: list[dict[str, Any]], run: Path) -> None:
+def take_corrections(table: list[dict[str, Any]], run: Path) -> None:
     """Put what people have corrected into the truth's place: hidden pixels, and faces where the manifest gives none."""
     corrections = read_corrections(run)
     for row in table if corrections else ():

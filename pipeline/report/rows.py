@@ -16,7 +16,8 @@ from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.files import read_table
 from s3pot_batch.manifests.outcomes import items_path
 from s3pot_batch.manifests.plan import Plan
-from s3pot_batch.pipeline.evaluation.evaluate import OURS
+from s3pot_batch.pipeline.corrections import CORRECTIONS
+from s3pot_batch.pipeline.evaluation.evaluate import OURS, take_corrections
 from s3pot_batch.stages.errors import ConfigError
 
 GROUP = "kind"
@@ -57,7 +58,7 @@ class Truth:
     summary: list[dict[str, Any]] = field(default_factory=list)
     """The means, by method and group."""
     cells: dict[str, object] = field(default_factory=dict)
-    """What the manifest has in the column ``mask``, by image id."""
+    """The true masks, by image id: what people have corrected, else what the manifest has in the column ``mask``."""
     images: dict[str, str] = field(default_factory=dict)
     """What it has in the column ``image``: paths of masks are relative to the same folder."""
     note: str | None = None
@@ -113,27 +114,31 @@ def read_truth_of(run: Path) -> Truth:
     Figures that are older than the masks, or of other photos, are not taken.
     """
     answer = run / ANSWER
-    table = read_table(answer, columns=("image_id", "image", "mask")) if answer.exists() else None
-    if table is None or "mask" not in table.column_names:
-        return Truth()
-    rows = [row for row in table.to_pylist() if row["mask"] is not None]
+    table = read_table(answer, columns=("image_id", "image", "mask")).to_pylist() if answer.exists() else []
+    take_corrections(table, run)
+    rows = [row for row in table if row.get("mask") is not None]
     cells = {row["image_id"]: row["mask"] for row in rows}
     images = {row["image_id"]: row["image"] for row in rows}
     measured, means = run / "evaluation.parquet", run / "evaluation.json"
     if not rows or not (measured.exists() and means.exists()):
-        note = "The manifest has true masks: s3pot-batch evaluate measures against them. Report again afterwards."
+        note = "There are true masks: s3pot-batch evaluate measures against them. Report again afterwards."
         return Truth({}, [], cells, images, note if rows else None)
     ours = [row for row in read_table(measured).to_pylist() if row["method"] == OURS]
-    if [row["image"] for row in ours] != [row["image"] for row in rows] or _older(measured, answer):
-        note = "What evaluate has measured is older than these masks: run s3pot-batch evaluate, and report again."
+    others = [row["image"] for row in ours] != [row["image"] for row in rows]
+    if others or _older(measured, answer, run / CORRECTIONS):
+        note = (
+            "What evaluate has measured is older than these masks or their truth: run s3pot-batch evaluate, and report "
+            "again."
+        )
         return Truth({}, [], cells, images, note)
     pairs = zip(rows, ours, strict=True)
     iou = {row["image_id"]: figures["iou"] for row, figures in pairs if figures["iou"] is not None}
     return Truth(iou, json.loads(means.read_text(encoding="utf-8")), cells, images)
 
 
-def _older(one: Path, other: Path) -> bool:
-    return one.stat().st_mtime_ns < other.stat().st_mtime_ns
+def _older(one: Path, *others: Path) -> bool:
+    """Whether a file is older than any of some others that are there."""
+    return any(one.stat().st_mtime_ns < other.stat().st_mtime_ns for other in others if other.exists())
 
 
 def by_interest(rows: Sequence[Row], iou: dict[str, float]) -> list[int]:

@@ -112,6 +112,8 @@ class Story:
     metrics: list[dict[str, Any]]
     iou: dict[str, Any] | None
     """The entry of ``metrics`` over all photos."""
+    measured: int
+    """Photos whose mask has an IoU with the truth."""
     correlation: float | None
     """Rank correlation of the predicted with the measured IoU."""
     note: str | None
@@ -148,6 +150,7 @@ def tell(run: Path, rows: Sequence[Row], truth: Truth) -> Story:
         training=_training(run),
         metrics=truth.summary,
         iou=overall[0] if overall and overall[0]["iou"] is not None else None,
+        measured=len(truth.iou),
         correlation=_correlation(ok, truth),
         note=truth.note,
     )

@@ -132,10 +132,10 @@ def test_truth_is_drawn_into_the_frame_and_measured_figures_are_told(run, tmp_pa
     evaluate(tmp_path / "in.parquet", {"S3POT": run}).write(run)
     text = write_page(run, manifest=tmp_path / "in.parquet").read_text(encoding="utf-8")
     assert data(text, "rows")["iou"] == [1.0]  # inside the region that was found
-    assert "the mean IoU of what is hidden is\n<strong>1.000 [1.000, 1.000]</strong>" in text
+    assert "1 photos in which something is hidden, the mean IoU is\n<strong>1.000 [1.000, 1.000]</strong>" in text
     write_parquet(whole, answer)  # made anew
     text = write_page(run).read_text(encoding="utf-8")
-    assert "older than these masks" in text
+    assert "older than these masks or their truth" in text
     assert data(text, "rows")["iou"] == [None]
 
 
