@@ -154,7 +154,7 @@ LEARNING = ("training", "segments.target", "segments.adapter", "segments.prompt_
 
 STAGES = (
     Stage("references", settings=("seed", "faces", "references"), parts=("detector", "parser", "inpainter"),
-          store="references.zarr", imports=("facer.transform",), version=SCHEMA_VERSION),
+          store="references.zarr", imports=("s3pot_batch.stages.method._facer",), version=SCHEMA_VERSION),
     Stage("tokens", needs=("references",), settings=(*PROMPTING, "training.tokens"), parts=("segmenter",),
           store="tokens.zarr"),
     Stage("train", needs=("tokens",), settings=("seed", *LEARNING), scope="run", unit="epochs"),

@@ -21,6 +21,7 @@ from s3pot_batch.manifests.errors import one_line
 from s3pot_batch.manifests.files import sync
 from s3pot_batch.manifests.outcomes import Checksums, items_path, read_checksums, read_outcomes
 from s3pot_batch.manifests.plan import Plan
+from s3pot_batch.stages.base import STAGES
 from s3pot_batch.stages.errors import DamagedData, ShardError
 
 ENCODING: dict[str, Any] = {"encoding": "s3pot-batch", "version": 1}
@@ -152,12 +153,12 @@ def read_rows(path: Path, name: str, rows: slice | list[int]) -> NDArray[np.gene
 
 
 def read_row(path: Path, row: int, *names: str) -> tuple[NDArray[Any], ...]:
-    """One row of several arrays of a run's store ``STAGE.zarr``.
+    """One row of several arrays of the store that a stage of a run has written.
 
     Raises:
         DamagedData: it is not what was written there. Zarr gives zeros for a file that is gone.
     """
-    shard = 0
+    shard, stage = 0, _stage_of(path)
     try:
         group = zarr.open_group(path, mode="r")
         per_shard = cast("int", group.attrs["shard_photos"]) * cast("int", group.attrs["faces_per_photo"])
@@ -166,12 +167,17 @@ def read_row(path: Path, row: int, *names: str) -> tuple[NDArray[Any], ...]:
     except (MemoryError, ShardError):
         raise
     except Exception as error:
-        raise DamagedData(path.stem, shard, f"{path}: row {row} cannot be read ({one_line(error)})") from error
-    written = _checksums(path.parent, path.stem, shard).get(row, {})
+        raise DamagedData(stage, shard, f"{path}: row {row} cannot be read ({one_line(error)})") from error
+    written = _checksums(path.parent, stage, shard).get(row, {})
     for name, found in zip(names, values, strict=True):
         if name in written and checksum(found) != written[name]:
-            raise DamagedData(path.stem, shard, f"{path}/{name}: row {row} is not what was written there")
+            raise DamagedData(stage, shard, f"{path}/{name}: row {row} is not what was written there")
     return values
+
+
+def _stage_of(path: Path) -> str:
+    """The stage that writes a store; of one that is none of a run's, its own name."""
+    return next((stage.name for stage in STAGES if stage.store == path.name), path.stem)
 
 
 def _checksums(run: Path, stage: str, shard: int) -> Checksums:

@@ -1,9 +1,7 @@
 """The aligned frame: where five landmarks put a face, and the way back to the photo."""
 
-import warnings
 from dataclasses import dataclass
-from functools import cache, cached_property
-from types import ModuleType
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -58,9 +56,11 @@ class Alignment:
         """
         import torch
 
+        from s3pot_batch.stages.method._facer import transform  # takes seconds: only when a face is aligned
+
         points = torch.as_tensor(np.asarray(landmarks, np.float32).reshape(1, 5, 2))
         with np.errstate(invalid="ignore", divide="ignore"):  # facer divides by the distance of the eyes
-            matrix = _facer_transform().get_face_align_matrix_celebm(points, (size, size))[0, :2].double().numpy()
+            matrix = transform.get_face_align_matrix_celebm(points, (size, size))[0, :2].double().numpy()
         if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :2])) < 1e-9:
             raise NotAFace(f"the landmarks {np.asarray(landmarks).tolist()} do not span a face")
         return cls(np.asarray(matrix, np.float64), size)
@@ -132,13 +132,3 @@ class AlignedFace:
     def landmarks(self) -> NDArray[np.float64]:
         """5×2 (x, y) in frame pixels."""
         return self.alignment.to_frame(self.detection.landmarks)
-
-
-@cache
-def _facer_transform() -> ModuleType:
-    # facer's __init__ imports its viewer and all its models, which takes seconds: only when a face is aligned.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # it still imports a module that timm has renamed
-        import facer.transform
-
-    return facer.transform  # type: ignore[no-any-return]

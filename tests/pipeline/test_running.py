@@ -87,8 +87,16 @@ class RunnerContract:
         assert report.error == "RetryableError: out of memory"
         assert list(map(int, (tmp_path / "tries-0").read_text().split())) == tries
 
-    def test_models_on_a_cpu_have_one_thread_so_that_results_agree(self, tmp_path):
+    @pytest.fixture
+    def _two_threads(self):
+        """Of this process, for a while: two would keep tests that come after waiting for each other."""
+        before = torch.get_num_threads()
         torch.set_num_threads(2)
+        yield
+        torch.set_num_threads(before)
+
+    @pytest.mark.usefixtures("_two_threads")
+    def test_models_on_a_cpu_have_one_thread_so_that_results_agree(self, tmp_path):
         reports = self.run(toy_stage.tells_torch_threads, tasks(tmp_path), CONTEXT, lambda _: None)
         assert [report.items for report in reports] == [1, 1, 1]
 

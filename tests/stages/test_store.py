@@ -125,11 +125,11 @@ def changed_byte(content):
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_noticed_and_can_be_mended(tmp_path, damage):
-    path = tmp_path / "x.zarr"
+    path = tmp_path / "masks.zarr"
     store.create(path, plan_of(5), ARRAYS)
     sums = [store.write_rows(path, ARRAYS, range(first, first + 6), {first: noise(first)}) for first in (0, 6)]
     for shard in (0, 1):
-        write_outcomes(tmp_path, "x", shard, [Outcome(shard, "p", "ok")], "f", sums[shard])
+        write_outcomes(tmp_path, "segments", shard, [Outcome(shard, "p", "ok")], "f", sums[shard])
     assert (store.read_row(path, 0, "picture")[0] == noise(0)["picture"]).all()
     DAMAGES[damage](path)
     if "metadata" in damage and "store" not in damage:  # it is kept in two places
@@ -137,7 +137,7 @@ def test_damage_is_noticed_and_can_be_mended(tmp_path, damage):
     else:
         with pytest.raises(DamagedData) as raised:
             store.read_row(path, 0, "map", "picture")
-        assert (raised.value.stage, raised.value.shard) == ("x", 0)
+        assert (raised.value.stage, raised.value.shard) == ("segments", 0)
     store.create(path, plan_of(5), ARRAYS)
     store.write_rows(path, ARRAYS, range(6), {0: noise(0)})
     assert (store.read_row(path, 0, "picture")[0] == noise(0)["picture"]).all()
