@@ -3,10 +3,10 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.errors import ManifestError, one_line
 from s3pot_batch.manifests.files import read_table
 from s3pot_batch.manifests.outcomes import items_path
 from s3pot_batch.stages.base import ShardReport
@@ -18,6 +18,25 @@ COLUMNS = ("image_id", "status", "error_type", "error")
 log = logging.getLogger(__name__)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written costs its lines, and a note, but not the run."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 — logging's name
+        """Say it once; Python's own prints a traceback for every line."""
+        del record
+        if not self.told:
+            self.told = True
+            reason = one_line(sys.exception() or OSError())
+            sys.stderr.write(f"Note: {self.baseFilename} cannot be written ({reason}); the work goes on without it\n")
+
+    def close(self) -> None:
+        """Close it, with or without its last lines."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def logbook(run: Path, level: str) -> Iterator[None]:
     """Append what this package says of its work to the run's log.
@@ -27,7 +46,7 @@ def logbook(run: Path, level: str) -> Iterator[None]:
         level: the least that is written down, one of ``LEVELS``.
     """
     package = logging.getLogger("s3pot_batch")
-    handler, before = logging.FileHandler(run / NAME, encoding="utf-8"), package.level
+    handler, before = _LogFile(run / NAME, encoding="utf-8"), package.level
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     package.addHandler(handler)
     package.setLevel(level.upper())

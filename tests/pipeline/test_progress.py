@@ -1,6 +1,7 @@
 """What is seen of a command while it runs: lines and bars, what is worked on, and the log."""
 
 import io
+import logging
 import time
 
 import pytest
@@ -137,3 +138,12 @@ def test_status_tells_what_is_worked_on_and_watches_to_the_end(tmp_path):
     assert done.exit_code == 0
     assert "segments     1/1 shards done: 1 ok" in done.stdout
     assert command("status", "--run", tmp_path, "--watch").exit_code == 2
+
+
+def test_a_log_that_cannot_be_written_costs_its_lines_and_one_note(tmp_path, capsys):
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    with logbook(tmp_path, "info"):
+        logging.getLogger("s3pot_batch").warning("a photo")
+    errors = capsys.readouterr().err
+    assert errors.count("log.txt cannot be written ([Errno 28] No space left on device); the work goes on") == 1
+    assert "Traceback" not in errors
