@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from s3pot_batch.pipeline.devices import Place, placement, resolve
+from s3pot_batch.pipeline.devices import Place, placement, resolve, visible_gpus
 from s3pot_batch.stages.errors import ConfigError
 
 NO_GPU: dict[str, Any] = {"gpus": (), "cores": 8}
@@ -54,3 +54,13 @@ def test_cuda_without_a_card_is_a_configuration_error():
 @pytest.mark.parametrize(("choice", "device"), [("cpu", "cpu"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1")])
 def test_resolve(choice, device):
     assert resolve(choice) == device
+
+
+def test_the_cards_that_are_seen_are_named_as_the_environment_names_them(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ("0", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 5")
+    assert visible_gpus() == ("GPU-a", "5")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert visible_gpus() == ()

@@ -36,6 +36,24 @@ def test_a_soft_mask_ends_where_the_thing_ends(photo):
     assert (cut & truth).sum() / (cut | truth).sum() > 0.97 > ((decoded > 0.5) & truth).sum() / (truth.sum())
 
 
+def test_a_larger_frame_is_cut_as_the_same_picture_would_be_at_256_pixels(photo):
+    decoded = soft((17, 47), (18, 38))
+    region = REGION.copy()
+    region[:, :19] = False  # through the square
+
+    def cut_at(side):
+        large = [cv2.resize(one, (side, side), interpolation=cv2.INTER_NEAREST) for one in (photo, SKIN, decoded)]
+        inside = cv2.resize(region.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST) > 0
+        return cut_along_edges(large[0], large[1], inside, large[2] * inside, 0.5), inside
+
+    cut, inside = cut_at(512)
+    expected = np.kron(cut_at(256)[0], np.ones((2, 2))) > 0.5
+    assert cut.shape == (512, 512)
+    assert ((cut > 0.5) & expected).sum() / ((cut > 0.5) | expected).sum() > 0.98
+    assert not cut[~inside].any()
+    assert cut[168:344, 154:312].mean() > 0.9
+
+
 def test_what_the_decoder_is_sure_of_stays(photo):
     decoded = np.where(soft((20, 44), (16, 40)) > 0.5, 0.5, 0.0).astype(np.float32)
     decoded[46:54, 46:54] = 1.0  # skin, by its colour

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from s3pot_batch.stages.method.alignment import Alignment
-from s3pot_batch.stages.method.masks import FaceMask, decode_pairs, draw, nothing_hidden, paste, prompt_map, ratio
+from s3pot_batch.stages.method.masks import (
+    FaceMask,
+    decode_pairs,
+    draw,
+    nothing_hidden,
+    paste,
+    prompt_map,
+    ratio,
+    to_frame,
+)
 from s3pot_batch.stages.method.network import S3POT
 from s3pot_batch.stages.method.pairs import Pair, encode_pair
 from s3pot_batch.stages.method.selection import Prompts
@@ -33,6 +42,14 @@ def test_what_is_decoded_is_zero_outside_the_region(network, pair):
     assert {array.shape for array in (found.occlusion, found.contrast, found.prompts)} == {(64, 64)}
     assert (found.occlusion.dtype, found.contrast.dtype, found.prompts.dtype) == (np.float32, np.float32, np.int8)
     assert not found.occlusion[~pair.region].any()
+
+
+def test_what_the_decoder_takes_for_face_is_not_hidden(network, pair):
+    [segmentation] = network([encode_pair(network, pair).prompted])
+    [found] = decode_pairs(network, [pair])
+    seen = to_frame(segmentation.logits.detach(), 64) > 0
+    assert 0 < seen[pair.region].mean() < 1
+    assert ((found.occlusion < 0.5) == seen)[pair.region].all()
 
 
 def test_a_mask_is_what_was_decoded_and_complements_the_visible_face(network, pair):
