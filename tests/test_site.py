@@ -12,6 +12,7 @@ import typer
 from docs.hooks import redone_by
 from s3pot_batch.pipeline.cli import app
 from s3pot_batch.stages.settings import Section, Settings
+from tests.pipeline.browsing import chromium, page_of
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("manifests", "stages", "pipeline")
@@ -92,3 +93,11 @@ def test_the_site_opens_from_disk_and_fetches_nothing(site):
         assert fetched
         assert [one for one in fetched if "//" in one or not (site / one.split("#")[0]).exists()] == [], page.name
     assert not list(site.glob("**/*.py"))
+
+
+def test_a_site_that_is_opened_from_disk_can_be_searched(site):
+    with chromium() as browser, page_of(browser, color_scheme="dark") as page:
+        page.goto((site / "method.html").as_uri())
+        page.get_by_placeholder("Search").click()
+        page.get_by_placeholder("Search").press_sequentially("prompt_step")
+        page.locator(".md-search-result__item a[href*='settings.html']").first.wait_for()
