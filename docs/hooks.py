@@ -9,6 +9,7 @@ from mkdocs.structure.files import File, Files
 
 from s3pot_batch.pipeline.cli import app
 from s3pot_batch.stages.base import STAGES, Stage
+from s3pot_batch.stages.models.profiles import DEFAULT, find_profile
 from s3pot_batch.stages.settings import Bound, Section, Settings
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]*\)")
 SETTINGS = """# Settings
 
 Every setting is a field of `stages/settings.py`; this page is made of them. Write those that you change into a TOML
-file, a table per section, and give it to a command with `--config`. The defaults are the code's own; a
-[profile](paper.md) may have others, and a run folder's `config.toml` shows what was used.
+file, a table per section, and give it to a command with `--config`. Where the default
+profile, `embedded`, has another value, it stands beside; other [profiles](paper.md) have their own, and a run folder's
+`config.toml` shows what was used.
 
 *Redoes* names the stages whose results change with the setting. *Everything* includes `references`, stage one, which
 costs most: another value needs another `--run`. `train`, and `fits` of `--per-image`, count only where you train, and
@@ -60,12 +62,15 @@ def settings_page() -> str:
 
 def _table(section: str, fields: "dict[str, FieldInfo]", values: dict[str, Any]) -> Iterator[str]:
     """A section's settings; ``section`` is ``seed`` for the one setting that stands in none."""
+    profile = find_profile(DEFAULT).settings
     yield "| setting | default | allowed | redoes | what it does |\n|---|---|---|---|---|"
     for name, field in fields.items():
         dotted = name if name == section else f"{section}.{name}"
         redone = "nothing" if Bound in field.metadata else _named(redone_by(dotted))
-        value, allowed = _toml(values[name]), _allowed(section, name)
-        yield f"| `{name}` | `{value}` | {allowed} | {redone} | {_plain(field.description)} |"
+        value, allowed = f"`{_toml(values[name])}`", _allowed(section, name)
+        if name != section and (own := getattr(getattr(profile, section), name)) != values[name]:
+            value += f"; `{DEFAULT}`: `{_toml(own)}`"
+        yield f"| `{name}` | {value} | {allowed} | {redone} | {_plain(field.description)} |"
     yield ""
 
 
@@ -97,7 +102,7 @@ def _allowed(section: str, name: str) -> str:
     words = {"boolean": "`true`, `false`", "number": "number", "integer": "whole number", "string": "text",
              "array": "names" + (", at least one" if found.get("minItems") else "")}  # fmt: skip
     signs = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": ">", "exclusiveMaximum": "<"}
-    return " ".join([words[found["type"]], *(f"{sign} {found[key]:g}" for key, sign in signs.items() if key in found)])
+    return ", ".join([words[found["type"]], *(f"{sign} {found[key]:g}" for key, sign in signs.items() if key in found)])
 
 
 def _toml(value: object) -> str:

@@ -38,7 +38,8 @@ def test_every_setting_is_in_the_reference_with_its_range(site):
     names = {name for _, section in Settings() if isinstance(section, Section) for name in type(section).model_fields}
     assert {"seed", *names} - shown == set()
     [row] = [row for row in (site / "settings.html").read_text().split("<tr>") if "<code>passes</code>" in row]
-    assert re.findall(r"<td>(.*?)</td>", row)[1:4] == ["<code>1</code>", "whole number ≥ 1 ≤ 2", "everything"]
+    assert re.findall(r"<td>(.*?)</td>", row)[1:4] == ["<code>1</code>", "whole number, ≥ 1, ≤ 2", "everything"]
+    assert '<code>"both"</code>' in (site / "settings.html").read_text().replace("&quot;", '"')  # the profile's own
 
 
 def test_a_setting_redoes_what_is_made_of_it_and_nothing_before():
