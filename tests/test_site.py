@@ -12,7 +12,7 @@ import typer
 from docs.hooks import redone_by
 from s3pot_batch.pipeline.cli import app
 from s3pot_batch.stages.settings import Section, Settings
-from tests.pipeline.browsing import chromium, page_of
+from tests.pipeline.browsing import chromium, page_of, serious
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("manifests", "stages", "pipeline")
@@ -102,3 +102,6 @@ def test_a_site_that_is_opened_from_disk_can_be_searched(site):
         page.get_by_placeholder("Search").click()
         page.get_by_placeholder("Search").press_sequentially("prompt_step")
         page.locator(".md-search-result__item a[href*='settings.html']").first.wait_for()
+        other = browser.new_page()  # axe-core asks for style sheets, which a page from disk may not
+        other.goto((site / "method.html").as_uri())
+        assert serious(other) == []
