@@ -12,7 +12,7 @@ DEMO_INDEX := demo/index.parquet
 # More options for the commands, such as OPTIONS="--profile paper --workers 4".
 OPTIONS ?=
 
-.PHONY: setup demo references train segment test lint bench
+.PHONY: setup demo references train segment test lint docs bench
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -44,6 +44,9 @@ lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 bench: $(STAMP)
 	$(PY) -m benchmarks

@@ -23,7 +23,14 @@ MASKS = ("occlusion", "face_region")
 
 @dataclass(frozen=True)
 class RunMask:
-    """A mask of a run's answer: small until it is decoded, by :meth:`decode` or ``numpy.asarray``."""
+    """A mask of a run's answer: small until it is decoded, by :meth:`decode` or ``numpy.asarray``.
+
+    >>> mask = RunMask({"size": [2, 3], "counts": [2, 2, 2]})  # runs of 0 and 1 in turn, column by column
+    >>> mask.shape
+    (2, 3)
+    >>> mask.decode().tolist()
+    [[False, True, False], [False, True, False]]
+    """
 
     rle: Mapping[str, Any] = field(repr=False)
     """COCO RLE."""

@@ -105,7 +105,12 @@ class FaceAnswer:
 
 @dataclass(frozen=True)
 class PhotoAnswer:
-    """What was found in one photo of H×W pixels."""
+    """What was found in one photo of H×W pixels.
+
+    >>> nobody = PhotoAnswer((480, 640), faces=())
+    >>> nobody.occlusion.shape, bool(nobody.occlusion.any()), nobody.ratio
+    ((480, 640), False, 0.0)
+    """
 
     shape: tuple[int, int]
     """(H, W)."""
@@ -205,6 +210,10 @@ class Segmenter:
 
     def segment(self, image: Photo, *, image_id: str | None = None, hint: Hint = NOTHING) -> PhotoAnswer:
         """Find the faces of one photo, and what hides them.
+
+        >>> wall = np.full((64, 64, 3), 200, np.uint8)
+        >>> Segmenter(device="cpu").segment(wall).faces
+        ()
 
         Args:
             image: an array, a PIL image, or a path or URL.

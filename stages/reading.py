@@ -15,6 +15,8 @@ from s3pot_batch.stages.errors import ItemError
 from s3pot_batch.stages.settings import FaceSettings
 
 CHUNK = 2**20
+MEND = "mend its permissions or its storage, and run again"
+"""What to do where there is something that does not let itself be read."""
 GONE = (404, 410)
 """What a website says when there is no such file."""
 
@@ -130,7 +132,7 @@ def _named(error: Exception, location: str) -> ItemError:
     web = location.startswith(("http://", "https://"))
     if web and said is not None and getattr(said, "status", None) not in GONE:
         # To fsspec every address that does not answer is a missing file.
-        return UnreadableFile(f"{location}: cannot be read ({one_line(said)})")
+        return UnreadableFile(f"{location}: cannot be read ({one_line(said)}); {MEND}")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return MissingFile(f"{location}: no such file; correct its path")
-    return UnreadableFile(f"{location}: cannot be read ({one_line(error)})")
+    return UnreadableFile(f"{location}: cannot be read ({one_line(error)}); {MEND}")

@@ -152,7 +152,8 @@ def _faces_of(item: PlannedItem, photo: Photo, stage_one: StageOne) -> list[Pars
     height, width = photo.shape[:2]
     for name, kind, points in (("bbox", BadBox, item.bbox), ("landmarks", BadLandmarks, item.landmarks)):
         if points and outside(points, height, width):
-            raise kind(f"{item.image}: its {name} {list(points)} lies outside the photo of {width}×{height} pixels")
+            where = f"lies outside the photo of {width}×{height} pixels"
+            raise kind(f"{item.image}: its {name} {list(points)} {where}; correct the manifest's {name}")
     landmarks = np.array(item.landmarks).reshape(5, 2) if item.landmarks else None
     try:
         return stage_one.find(photo, Hint(item.bbox, landmarks))

@@ -171,6 +171,9 @@ DECODING = tuple(
 def changed(settings: Settings, changes: dict[str, Any], where: str = "settings") -> Settings:
     """The settings with some values replaced, checked.
 
+    >>> changed(Settings(), {"segments": {"threshold": 0.6}, "seed": 3}).segments.threshold
+    0.6
+
     Args:
         settings: what stays where nothing is said.
         changes: new values, by section: ``{"segments": {"threshold": 0.6}, "seed": 3}``.

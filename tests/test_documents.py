@@ -2,7 +2,9 @@
 
 import ast
 import contextlib
+import doctest
 import re
+from importlib import import_module
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -47,6 +49,22 @@ def test_one_photos_way_names_functions_that_are_there():
                 assert code in functions(file), f"{code} in {file}"
                 named += 1
         assert named, line
+
+
+def with_examples():
+    """Modules of the package whose docstrings have examples."""
+    for folder in ("manifests", "stages", "pipeline", "s3pot_batch"):
+        for file in sorted((ROOT / folder).glob("*.py" if folder == "s3pot_batch" else "**/*.py")):
+            if ">>> " in file.read_text():
+                name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+                yield name if folder == "s3pot_batch" else f"s3pot_batch.{name}"
+
+
+@pytest.mark.parametrize("module", list(with_examples()))
+def test_examples_in_docstrings_give_what_they_say(module):
+    found = doctest.testmod(import_module(module))
+    assert found.attempted
+    assert not found.failed
 
 
 def test_the_notebook_is_committed_without_outputs():
