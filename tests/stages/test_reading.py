@@ -4,10 +4,13 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
+from s3pot_batch.manifests.embedded import embedded_location
 from s3pot_batch.stages.reading import FileTooLarge, FileTooSlow, MissingFile, UnreadableFile, read_bytes
 from s3pot_batch.stages.settings import FaceSettings
 
@@ -142,3 +145,11 @@ def test_a_storage_that_hangs_is_given_up(monkeypatch):
     monkeypatch.setattr(Path, "open", sleeps)
     with pytest.raises(FileTooSlow, match=r"faces\.max_seconds"):
         read_bytes(__file__, FaceSettings(max_seconds=0.1))
+
+
+def test_a_photo_inside_a_manifest_has_the_same_bound(tmp_path):
+    photos = [{"bytes": bytes(1000), "path": None}, {"bytes": bytes(1001), "path": None}]
+    pq.write_table(pa.table({"image": photos}), tmp_path / "in.parquet")
+    assert read_bytes(embedded_location(tmp_path / "in.parquet", 0), BOUNDS) == bytes(1000)
+    with pytest.raises(FileTooLarge, match=r"faces\.max_bytes"):
+        read_bytes(embedded_location(tmp_path / "in.parquet", 1), BOUNDS)
