@@ -295,7 +295,7 @@ def _runner(job: Job, pending: Mapping[str, Sequence[int]]) -> Iterator[tuple[Ru
     """What runs the tasks of all stages, and the device that they see: workers and their models start once."""
     options, shards = job.options, max(map(len, pending.values()))
     places = _places(options, shards)
-    address = _address(options)
+    address = _address(options) if shards else None
     if not shards or not (places or address):
         yield run_serial, options.device
         return
@@ -334,7 +334,7 @@ def _imports(stages: Sequence[Stage], profile: Profile) -> list[str]:
 
 
 def _places(options: Options, shards: int) -> tuple[Place, ...]:
-    if _address(options):
+    if options.scheduler or options.scheduler_file:
         return ()
     asked = options.device == "cuda" or (options.device == "auto" and shards)  # torch is slow to load: only for work
     gpus = visible_gpus() if asked else ()

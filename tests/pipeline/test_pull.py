@@ -217,6 +217,12 @@ def test_a_mirror_may_be_a_url(published, tmp_path):
     assert all("refused" in line for line in failed)
 
 
+def pulling(folder):
+    """The command that pulls the profile of a folder, in a process of its own."""
+    words = ("models", "pull", "--profile", str(folder / "mine.toml"), "--json")
+    return [sys.executable, "-m", "s3pot_batch", *words]
+
+
 def test_the_hubs_files_come_through_huggingface_hub_under_the_names_that_diffusers_looks_for(published, tmp_path):
     hub, log = tmp_path / "hub", list[Any]()
     for name, source in sources(PartSpec("controlnet", PIPELINE, options=(("condition", "inpaint"),))).items():
@@ -225,20 +231,10 @@ def test_the_hubs_files_come_through_huggingface_hub_under_the_names_that_diffus
         shutil.copyfile(published / name, place)
     assert {source.repo for source in sources(PAPER.inpainter).values()} == {STABLE_DIFFUSION, CONTROLNETS["inpaint"]}
     profile(tmp_path / "cache")
-    command = [
-        sys.executable,
-        "-m",
-        "s3pot_batch",
-        "models",
-        "pull",
-        "--profile",
-        str(tmp_path / "mine.toml"),
-        "--json",
-    ]
     with served(hub, log, lambda path: path.replace("/resolve/main/", "/")) as url:
         environment = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1",
                                     "https_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}  # fmt: skip
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(pulling(tmp_path), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "Licence: CreativeML OpenRAIL-M" in done.stderr
     facts = json.loads(done.stdout)
@@ -252,20 +248,10 @@ def test_the_hubs_files_come_through_huggingface_hub_under_the_names_that_diffus
 
 def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path):
     profile(tmp_path / "cache")
-    command = [
-        sys.executable,
-        "-m",
-        "s3pot_batch",
-        "models",
-        "pull",
-        "--profile",
-        str(tmp_path / "mine.toml"),
-        "--json",
-    ]
     nowhere = "http://127.0.0.1:9"
     environment = os.environ | {"HF_ENDPOINT": nowhere, "HF_HOME": str(tmp_path / "home"), "https_proxy": nowhere,
                                 "no_proxy": "127.0.0.1", "HF_HUB_OFFLINE": "1"}  # fmt: skip
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(pulling(tmp_path), env=environment, capture_output=True, text=True, check=False)
     failed = json.loads(done.stdout)["failed"]
     assert done.returncode == 1
     assert len(failed) == len(sources(PAPER.inpainter)) + 2
