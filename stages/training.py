@@ -118,10 +118,10 @@ class TrainingState:
         """Write down an epoch, its mean loss and the mean share of its points that had a gradient."""
         self.losses.append(loss)
         self.alive.append(alive)
-        if alive < FEW_ALIVE:
+        if alive < FEW_ALIVE and len(self.losses) == 1:  # said once; the checkpoint has the share of every epoch
             log.warning(
-                "epoch %d: %.1f %% of the points have a gradient; try a lower training.sharpness",
-                len(self.losses), 100 * alive,
+                "only %.1f %% of the points teach the adapter anything, the decoder is sure of the others; a lower "
+                "training.sharpness makes it more", 100 * alive,
             )  # fmt: skip
         states = {name: part.state_dict() for name, part in parts.items()}
         with replacing(self.path) as temporary:
