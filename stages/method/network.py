@@ -115,11 +115,14 @@ class S3POT(nn.Module):
 
 
 def thinned(prompts: Prompts, side: int, step: int) -> Prompts:
-    """Every ``step``-th prompt of every ``step``-th row of T = ``side`` tokens; all, if a kind of point were lost."""
+    """Every ``step``-th prompt of every ``step``-th row of T = ``side`` tokens, and all of a kind with none there."""
     rows, columns = prompts.cells // side, prompts.cells % side
     kept = (rows % step == 0) & (columns % step == 0)
-    few = Prompts(prompts.cells[kept], prompts.labels[kept], prompts.similarity[kept])
-    return few if set(few.labels.tolist()) == set(prompts.labels.tolist()) else prompts
+    for label in (0.0, 1.0):
+        kind = prompts.labels == label
+        if not (kept & kind).any():
+            kept = kept | kind
+    return Prompts(prompts.cells[kept], prompts.labels[kept], prompts.similarity[kept])
 
 
 SURENESS = 5.0

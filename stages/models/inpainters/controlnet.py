@@ -70,6 +70,8 @@ class ControlNetInpainter:
             local_files_only=True, low_cpu_mem_usage=False, **absent,
         ).to(device)  # fmt: skip
         self.pipeline.set_progress_bar_config(disable=True)
+        for net in (self.pipeline.vae, self.pipeline.unet, self.pipeline.controlnet):
+            net.to(memory_format=torch.channels_last)  # a fifth quicker on a processor
         if how.ip_adapter:
             self.pipeline.load_ip_adapter(
                 str(weights), subfolder=ADAPTER, weight_name=how.ip_adapter, local_files_only=True,

@@ -34,7 +34,8 @@ class FacerParser:
 
             self.parser = FaRLFaceParser(TAXONOMY.name, model_path=str(weights), device=torch.device(device))
         self.dtype: torch.dtype = getattr(torch, dtype)
-        self.parser.net.to(self.dtype)  # whatever precision the file has: embedded weights lie in float16
+        # whatever precision the file has: embedded weights lie in float16
+        self.parser.net.to(self.dtype).to(memory_format=torch.channels_last)
         self.device = torch.device(device)
         self.warped = warped
 

@@ -62,16 +62,16 @@ def embed_label_maps(sam: Sam, maps: Tensor) -> Tensor:
 
 
 def two_way(
-    transformer: TwoWayTransformer, keys: Tensor, key_position: Tensor, prompts: Tensor, seen: Tensor
+    transformer: TwoWayTransformer, keys: Tensor, key_position: Tensor, prompts: Tensor, seen: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``TwoWayTransformer.forward`` with a mask over the prompts.
+    """``TwoWayTransformer.forward`` with a mask over the prompts, and attention that keeps no weights in memory.
 
     Args:
         transformer: the decoder's own.
         keys: B×T²×C image tokens.
         key_position: 1×T²×C.
         prompts: B×Q×C.
-        seen: B×1×1×Q bool, false where a prompt is only filling.
+        seen: B×1×1×Q bool, false where a prompt is only filling; without, none is.
 
     Returns:
         B×Q×C prompts and B×T²×C image tokens.
@@ -85,7 +85,7 @@ def two_way(
 
 def _block(
     block: TwoWayAttentionBlock, queries: Tensor, keys: Tensor, query_position: Tensor, key_position: Tensor,
-    seen: Tensor,
+    seen: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     if block.skip_first_layer_pe:
         queries = attention(block.self_attn, queries, queries, queries, seen)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3pot_batch.stages.models.protocols import TokenShape
-from s3pot_batch.stages.models.segmenters._decoding import decode_masks, embed_label_maps, own_tokens
+from s3pot_batch.stages.models.segmenters._decoding import decode_masks, embed_label_maps, own_tokens, two_way
 
 
 class SamSegmenter:
@@ -63,9 +63,9 @@ class SamSegmenter:
         b, c = tokens.shape[:2]
         queries = torch.cat([own_tokens(self.sam.mask_decoder).expand(b, -1, -1), prompts], dim=1)
         dense = self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, c, 1, 1)
-        position = self.sam.prompt_encoder.get_dense_pe().expand(b, -1, -1, -1)
-        features: Tensor = self.sam.mask_decoder.transformer(tokens + dense, position, queries)[1]
-        return features
+        position = self.sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
+        keys = (tokens + dense).flatten(2).transpose(1, 2)
+        return two_way(self.sam.mask_decoder.transformer, keys, position, queries)[1]
 
     def decode(
         self, tokens: Tensor, prompts: Tensor, padding: Tensor | None = None, maps: Tensor | None = None

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import cast
 
+import torch
 from segment_anything.modeling import Sam
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
@@ -64,4 +65,4 @@ def build(
         raise TypeError(f"a segmenter runs in float32, not {dtype}")
     sam = build_small_sam(img_size, embed_dim, widths, heads)
     sam.load_state_dict(read_state(weights))
-    return SamSegmenter(sam.to(device))
+    return SamSegmenter(sam.to(device, memory_format=torch.channels_last))

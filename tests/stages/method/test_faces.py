@@ -83,6 +83,12 @@ def test_a_detection_beside_the_face_is_moved_onto_it(finder, astronaut):
     assert np.linalg.norm(np.array([x0 + x1, y0 + y1]) / 2 - (X, Y)) < 0.4 * ACROSS
 
 
+def test_a_frame_that_lies_well_is_not_moved_and_not_parsed_again(finder, shipped, astronaut):
+    [seen, *_] = shipped.detector.detect(astronaut, min_score=0.1)
+    [face] = finder(seen).find(astronaut)
+    assert np.array_equal(detection(face).landmarks, seen.landmarks)
+
+
 def test_of_two_in_one_place_the_surer_parse_wins_and_not_the_surer_detection(finder, astronaut):
     face, suit = candidate(X, Y, 0.5), candidate(130, 400, 0.9)
     [best] = finder(replace(suit, bbox=face.bbox), face).find(astronaut)

@@ -82,10 +82,12 @@ class TestThinnedPrompts:
         prompts = self.prompts((torch.arange(64) % 2).float())
         assert torch.equal(thinned(prompts, 8, 1).cells, prompts.cells)
 
-    def test_no_kind_of_point_is_lost(self):
+    def test_a_kind_that_would_be_lost_keeps_all_its_points(self):
         labels = torch.ones(64)
-        labels[9] = 0  # the only one, in a row that would go
-        assert torch.equal(thinned(self.prompts(labels), 8, 2).cells, torch.arange(64))
+        labels[[9, 27]] = 0  # in rows that would go
+        few = thinned(self.prompts(labels), 8, 2)
+        assert few.cells[few.labels == 0].tolist() == [9, 27]
+        assert (few.labels == 1).sum() == 16
 
     @torch.no_grad()
     def test_the_setting_reaches_the_decoder(self, network, tokens, region):
