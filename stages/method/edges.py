@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from s3pot_batch.stages.method.region import BOUND, disc, enlarged, shrunk
 
-SURE, RULED_OUT = 0.97, 0.02
+SURE, RULED_OUT = 0.97, 0.005
 """Decoded probability above which a pixel stays hidden, and below which it stays seen; GrabCut decides between."""
 THIN = 0.035
 """Radius, as a fraction of the side, up to which a part of the mask counts as thin: about two tokens."""
@@ -14,6 +14,8 @@ LIKELY, EVIDENT = 18.0, 30.0
 """Contrast in CIE Lab units from which a pixel of a thin part starts as hidden, and from which it stays so."""
 LINE, STANDS_OUT = 0.02, 10.0
 """Half a line's width, as a fraction of the side, and by how many Lab units its contrast exceeds that beside it."""
+BEYOND = 0.25
+"""How far from M, as a fraction of the side, an occluder is taken to go on outside of it."""
 ROUNDS = 3
 
 
@@ -25,7 +27,8 @@ def cut_along_edges(
 
     A decoder that sees tokens draws the frame of a pair of glasses several times too thick, and is sure of it. In thin
     parts, therefore, what hides the face is what differs from the reference, pixel by pixel. GrabCut likes short edges
-    and cuts hair-thin lines off; those that stand out of the contrast are put back. A larger frame is cut at ``BOUND``
+    and cuts hair-thin lines off; those that stand out of the contrast are put back. A hand or a mask goes on outside of
+    the face, and GrabCut is not to learn its colours as those of what is seen. A larger frame is cut at ``BOUND``
     pixels: GrabCut takes seconds at a thousand.
 
     Args:
@@ -53,7 +56,17 @@ def cut_along_edges(
     labels[thin] = np.where(contrast > LIKELY, cv2.GC_PR_FGD, cv2.GC_PR_BGD)[thin]
     labels[thin & (contrast > EVIDENT) & (occlusion > 0.9)] = cv2.GC_FGD
     labels[~region | (occlusion < RULED_OUT)] = cv2.GC_BGD
+    labels[goes_on(marked & ~thin, region)] = cv2.GC_PR_FGD
     return ((grabcut(photo, labels) | (thin & lines(contrast))) & region).astype(np.float32)
+
+
+def goes_on(marked: NDArray[np.bool_], region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """S×S, where an occluder may go on outside M: near it, and the nearest pixel of M is marked."""
+    outside = (~region).astype(np.uint8)
+    away, nearest = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    hidden = np.zeros(int(nearest.max()) + 1, bool)
+    hidden[nearest[region]] = marked[region]
+    return np.asarray(hidden[nearest] & ~region & (away <= BEYOND * len(region)), bool)
 
 
 def thin_parts(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
