@@ -37,8 +37,9 @@ references train segment: $(MANIFEST) | $(STAMP)
 	$(S3POT) $@ --manifest $(MANIFEST) --run $(RUN) $(OPTIONS)
 
 # A file's tests share what they set up and stay together; the slow files come early in the alphabet, so keep its order.
+# What one process has compiled is kept for the dozens that come after it.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

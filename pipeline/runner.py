@@ -1,6 +1,7 @@
 """Running shards one after the other, and what every scheduler does around one shard."""
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -56,21 +57,25 @@ def attempt(run_shard: RunShard, task: ShardTask, context: StageContext) -> Shar
     """
     context = replace(context, device=resolve(context.device))
     settle_threads(context.device)
-    from torch import AcceleratorError
-
     try:
         return _with_retries(run_shard, task, context)
     except ConfigError:
         raise
-    except AcceleratorError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DeviceLost(f"the device failed ({reason}); run the same command again to go on") from error
     except (ShardError, RetryableError, ManifestError, OSError) as error:
         log.error("%s, shard %d: %s", task.stage, task.shard, error)  # noqa: TRY400  (known: no traceback)
         return failure(task, error)
     except Exception as error:  # the boundary: one broken shard must not stop the others
+        if _device_failed(error):
+            reason = str(error).strip().splitlines()[0]
+            raise DeviceLost(f"the device failed ({reason}); run the same command again to go on") from error
         log.exception("%s, shard %d: unexpected error", task.stage, task.shard)
         return failure(task, error)
+
+
+def _device_failed(error: Exception) -> bool:
+    """Whether it is torch's own error of a device; whoever raises that has loaded torch, which takes seconds."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.AcceleratorError)
 
 
 def _with_retries(run_shard: RunShard, task: ShardTask, context: StageContext) -> ShardReport:

@@ -165,14 +165,17 @@ def test_only_scheduling_and_its_transport_import_dask() -> None:
 
 
 def loaded_by(*groups: Collection[str]) -> list[set[str]]:
-    """Every module that a fresh interpreter has loaded after importing a group of them, and after each further one."""
+    """Every module that a fresh interpreter has loaded after importing a group of them, and after each further one.
+
+    A warning of any of them fails.
+    """
     code = (
         "import importlib, json, sys\n"
         f"for names in {[sorted(names) for names in groups]!r}:\n"
         "    for name in names: importlib.import_module(name)\n"
         "    print(json.dumps(sorted(sys.modules)))"
     )
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [set(json.loads(line)) for line in done.stdout.splitlines()[-len(groups) :]]
@@ -180,10 +183,14 @@ def loaded_by(*groups: Collection[str]) -> list[set[str]]:
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, set[str]]:
-    """What a fresh interpreter has loaded after importing all of a room; the method comes before the other stages."""
+    """What a fresh interpreter has loaded after importing all of a room.
+
+    The door and the method come before the other stages: torch is loaded once for all, as that takes seconds.
+    """
     [manifests] = loaded_by(modules("manifests"))
-    method, stages = loaded_by(modules("stages/method"), modules("stages"))
-    return {"manifests": manifests, "stages/method": method, "stages": stages}
+    groups = [PACKAGE], modules("stages/method"), modules("stages"), [f"{PACKAGE}.segmenter"]
+    package, method, stages, asked = loaded_by(*groups)
+    return {"manifests": manifests, "door": package, "stages/method": method, "stages": stages, "asked": asked}
 
 
 @pytest.mark.parametrize("room", FORBIDDEN)
@@ -200,6 +207,6 @@ def test_of_the_package_the_method_loads_what_lies_below_it(loaded: dict[str, se
     assert own - {*modules("stages/method"), *folders} == BELOW_THE_METHOD
 
 
-def test_the_door_opens_without_torch() -> None:
-    [found] = loaded_by([PACKAGE])
-    assert not {"torch", "numpy", "pyarrow", *DASK} & found
+def test_the_package_loads_nothing_before_it_is_asked(loaded: dict[str, set[str]]) -> None:
+    assert not {"torch", "numpy", "pyarrow", "pydantic", *DASK} & loaded["door"]
+    assert {"torch", f"{PACKAGE}.segmenter"} <= loaded["asked"]

@@ -42,7 +42,7 @@ def _in_package(module: str, sha256: str) -> Path:
     if found is None or found.origin is None:
         raise ConfigError(f"{module}: no such module; install the package that carries these weights")
     path = Path(found.origin)
-    if sha256 and file_digest(path) != sha256:
+    if sha256 and _digest(path) != sha256:
         raise ConfigError(f"{module}: these are other weights than the profile pins; install the version it names")
     return path
 

@@ -1,13 +1,15 @@
-"""A program that works on shards until it is interrupted: ``python -m tests.pipeline.interrupted RUN serial|dask``."""
+"""Programs to be interrupted: ``python -m tests.pipeline.interrupted RUN serial|dask`` on toy shards, and commands."""
 
+import os
 import signal
 import sys
 from pathlib import Path
 
+from s3pot_batch.pipeline.cli import main as command_line
 from s3pot_batch.pipeline.cli.common import clear_errors
 from s3pot_batch.pipeline.runner import run_serial
 from tests.pipeline import toy_stage
-from tests.pipeline.test_running import CONTEXT, PLACES, tasks
+from tests.pipeline.toy_stage import CONTEXT, PLACES, tasks
 
 
 def main(run: Path, how: str) -> None:
@@ -21,7 +23,23 @@ def main(run: Path, how: str) -> None:
                 run_dask(toy_stage.waits, tasks(run), CONTEXT, print)
 
 
-if __name__ == "__main__":
-    # In the background of a shell, SIGINT is ignored from birth; this program is there to be interrupted.
+def command(folder: Path, *words: str) -> None:
+    """The command line in a process and a process group of its own, in a folder, where ``stderr`` is what it says."""
+    os.setsid()
+    os.chdir(folder)
+    with (folder / "stderr").open("w") as stream:
+        os.dup2(stream.fileno(), sys.stderr.fileno())
+    sys.argv = ["s3pot-batch", *words]
+    interruptible()
+    command_line()
+
+
+def interruptible() -> None:
+    """Ctrl-C is heard, as in a terminal: in the background of a shell, and by workers, it is ignored from birth."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+if __name__ == "__main__":
+    interruptible()
     main(Path(sys.argv[1]), sys.argv[2])

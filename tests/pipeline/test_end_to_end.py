@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from multiprocessing import get_context
 
 import numpy as np
 import pandas as pd
@@ -18,16 +18,11 @@ import xarray
 from PIL import Image
 from typer.testing import CliRunner
 
-from examples.demo_photos import build, load_portrait
+from examples.demo_photos import draw, load_portrait
 from s3pot_batch.pipeline.cli import app
 from s3pot_batch.stages.rle import decode_rle
+from tests.pipeline.interrupted import command
 
-INTERRUPTIBLE = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell, it is ignored from birth
-from s3pot_batch.pipeline.cli import main
-main()
-"""
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # importing it fails from here on: it takes seconds, and there is nothing to compute
@@ -46,17 +41,17 @@ def here(*words, cwd):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Three portraits, one of them with two faces, and four that cannot be segmented."""
-    folder, some = tmp_path_factory.mktemp("all"), tmp_path_factory.mktemp("photos")
-    build(folder)
-    for name in ("astronaut_none_0", "hopper_mask_0"):
-        shutil.copy(folder / f"{name}.jpg", some)
-        shutil.copy(folder / f"{name}_mask.png", some)
-    hopper = load_portrait("hopper")
+    """Three portraits, one of them with two faces, and four that cannot be segmented; half as large as they are."""
+    some, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name, thing in (("astronaut", "none"), ("hopper", "mask")):
+        photo, hidden = (picture[::2, ::2] for picture in draw(name, thing, rng))
+        Image.fromarray(photo).save(some / f"{name}_{thing}_0.jpg", quality=95)
+        Image.fromarray(hidden.astype(np.uint8) * 255).save(some / f"{name}_{thing}_0_mask.png")
+    hopper = load_portrait("hopper")[::2, ::2]
     Image.fromarray(np.hstack([hopper, hopper[:, ::-1]])).save(some / "two.jpg")
     (some / "text.jpg").write_text("no photo")
     (some / "cut.jpg").write_bytes((some / "two.jpg").read_bytes()[:9000])
-    Image.fromarray(skimage.data.rocket()).save(some / "empty.jpg")
+    Image.fromarray(skimage.data.rocket()[::2, ::2]).save(some / "empty.jpg")
     lines = ["image,mask"] + [f"{p.name}," for p in sorted(some.glob("*.jpg"))] + ["gone.jpg,"]
     lines = [f"{x}{x[:-5]}_mask.png" if "_0" in x else x for x in lines]
     (some / "in.csv").write_text("\n".join(lines) + "\n")
@@ -105,18 +100,17 @@ def test_a_photo_of_two_has_two_faces(run):
 
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(photos):
     words = ("segment", "--manifest", "in.parquet", *SERIAL)
-    program = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *map(str, words)], cwd=photos, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
-    )  # fmt: skip
+    program = get_context("forkserver").Process(target=command, args=(photos, *map(str, words)))
+    program.start()  # by the process that has started the workers: it has loaded the libraries already
     items, deadline = photos / "serial" / "items", time.monotonic() + 300
     while not list(items.rglob("*.parquet")):
-        assert program.poll() is None, program.communicate()
+        assert program.is_alive(), (photos / "stderr").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(program.pid, signal.SIGINT)
-    _, errors = program.communicate(timeout=60)
-    assert program.returncode == 130
+    program.join(60)
+    errors = (photos / "stderr").read_text()
+    assert program.exitcode == 130
     assert errors.strip().splitlines()[-1] == "Interrupted; run the same command again to go on."
     assert "Traceback" not in errors
     before = {path: path.stat().st_mtime_ns for path in items.rglob("*.parquet")}

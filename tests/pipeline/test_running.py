@@ -4,7 +4,6 @@ import os
 import socket
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -20,20 +19,13 @@ from s3pot_batch.pipeline.job import Tasks
 from s3pot_batch.pipeline.runner import Runner, run_serial
 from s3pot_batch.pipeline.scheduling import PRELOAD, _local_cluster, dask_runner
 from s3pot_batch.stages.attempts import HOPELESS
-from s3pot_batch.stages.base import ShardReport, ShardTask, StageContext, stage_named
+from s3pot_batch.stages.base import ShardReport, stage_named
 from s3pot_batch.stages.errors import ConfigError, DeviceLost
-from s3pot_batch.stages.models.profiles import PartSpec, Profile
-from s3pot_batch.stages.settings import Settings
 from tests.pipeline import toy_stage
+from tests.pipeline.toy_stage import CONTEXT, PLACES, tasks
 
-TOY = PartSpec("toy")
-PROFILE = Profile("toy", TOY, TOY, TOY, TOY, TOY)
-CONTEXT = StageContext(Path(), PROFILE, Settings(), fingerprint="f", device="cpu", batch_size=8)
-PLACES = tuple(Place("cpu", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "1"))) for card in ("", ""))
-
-
-def tasks(run: Path, count: int = 3, stage: str = "toy") -> list[ShardTask]:
-    return [ShardTask(stage, run, shard) for shard in range(count)]
+ON_A_CARD = replace(CONTEXT, device="cuda:0")
+"""A device named in full is taken as it is; toys do not use it, and only for a CPU's threads would torch be loaded."""
 
 
 @pytest.fixture
@@ -154,10 +146,10 @@ class TestDask(RunnerContract):
         told = []
         places = [Place("cuda:0", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "3"))) for card in ("4", "7")]
         with dask_runner(places) as run:
-            reports = run(toy_stage.tells_environment, tasks(tmp_path, 12), CONTEXT, lambda _: None)
+            reports = run(toy_stage.tells_environment, tasks(tmp_path, 12), ON_A_CARD, lambda _: None)
             assert {report.error for report in reports} == {"4 3 ?", "7 3 ?"}  # and nothing of Dask's own
             for _stage in range(3):
-                told += run(toy_stage.tells_process, tasks(tmp_path, 4), CONTEXT, lambda _: None)
+                told += run(toy_stage.tells_process, tasks(tmp_path, 4), ON_A_CARD, lambda _: None)
         workers = {report.error for report in told}
         assert len(workers) == 2
         assert str(os.getpid()) not in workers
@@ -211,7 +203,7 @@ class TestDask(RunnerContract):
             monkeypatch.setattr(f"s3pot_batch.pipeline.scheduling.{name}", 1)
         with elsewhere(tmp_path, os.environ, nannies=False) as cluster:
             with pytest.raises(ConfigError) as raised, dask_runner(address=cluster.address) as run:
-                run(toy_stage.works_once, tasks(tmp_path), CONTEXT, lambda _: cluster.programs[program].kill())
+                run(toy_stage.works_once, tasks(tmp_path), ON_A_CARD, lambda _: cluster.programs[program].kill())
             assert str(raised.value).startswith(f"--scheduler {cluster.address}: {reason}; what is done stays")
         assert "Traceback" not in capfd.readouterr().err
 

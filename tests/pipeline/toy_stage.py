@@ -1,14 +1,27 @@
-"""Toy stages that a worker process can import."""
+"""Toy stages that a worker process can import, and what they are given. None of it loads torch."""
 
 import os
 import signal
 import time
+from pathlib import Path
 
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.files import replacing
+from s3pot_batch.pipeline.devices import Place
 from s3pot_batch.stages.attempts import Attempts
 from s3pot_batch.stages.base import ShardReport, ShardTask, StageContext
 from s3pot_batch.stages.errors import ConfigError, RetryableError, ShardError
+from s3pot_batch.stages.models.profiles import PartSpec, Profile
+from s3pot_batch.stages.settings import Settings
+
+TOY = PartSpec("toy")
+PROFILE = Profile("toy", TOY, TOY, TOY, TOY, TOY)
+CONTEXT = StageContext(Path(), PROFILE, Settings(), fingerprint="f", device="cpu", batch_size=8)
+PLACES = tuple(Place("cpu", (("CUDA_VISIBLE_DEVICES", card), ("OMP_NUM_THREADS", "1"))) for card in ("", ""))
+
+
+def tasks(run: Path, count: int = 3, stage: str = "toy") -> list[ShardTask]:
+    return [ShardTask(stage, run, shard) for shard in range(count)]
 
 
 def report(task: ShardTask, items: int = 2) -> ShardReport:

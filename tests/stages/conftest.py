@@ -1,5 +1,6 @@
 """A tiny segmenter of the package's own classes, pairs to prompt it with, and a run of three photos."""
 
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -33,11 +34,16 @@ LOOKING = (24.0, 24.0, 40.0, 24.0, 32.0, 34.0, 26.0, 44.0, 38.0, 44.0)
 """Landmarks of a face in a frame of 64 px."""
 
 
-@pytest.fixture
-def sam():
+def tiny_sam():
+    """A segmenter of the same random weights every time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build_vit_sam(**TINY)
+
+
+@pytest.fixture
+def sam():
+    return tiny_sam()
 
 
 @pytest.fixture
@@ -58,20 +64,30 @@ def fresh_network(segmenter, settings=None):
     return S3POT(segmenter, adapter, settings) if settings else S3POT(segmenter, adapter)
 
 
-@pytest.fixture
-def region():
-    """M: an ellipse in the middle of a 64 px frame."""
+def an_ellipse():
+    """In the middle of a 64 px frame."""
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     return ((y - 32) / 26) ** 2 + ((x - 32) / 20) ** 2 < 1
 
 
 @pytest.fixture
-def pictures():
+def region():
+    """M."""
+    return an_ellipse()
+
+
+def a_square_in_front():
     """Photo and reference, 2×64×64×3 uint8: alike but for a square in front of the face."""
     reference = torch.randint(0, 256, (64, 64, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     raw = reference.clone()
     raw[28:48, 20:40] = torch.tensor([255, 0, 0], dtype=torch.uint8)
     return torch.stack([raw, reference])
+
+
+@pytest.fixture
+def pictures():
+    """Photo and reference."""
+    return a_square_in_front()
 
 
 @pytest.fixture
@@ -86,40 +102,67 @@ def tokens(segmenter, pictures):
     return segmenter.encode(pictures)
 
 
-@pytest.fixture
-def run(tmp_path, sam, pictures, region):
-    """A run of three photos with stage one done: two faces, of which the second has no region, and none. Its context.
+def context_of(folder):
+    """Of the run in a folder, with the weights that lie beside it."""
+    empty, parser = PartSpec("none"), PartSpec("facer")  # of the parser, only its classes are asked for
+    segmenter = PartSpec("sam_vit", str(folder / "sam.safetensors"), options=tuple(TINY.items()))
+    profile = Profile("tiny", empty, parser, empty, segmenter, PartSpec("attention", str(folder / "adapter")))
+    settings = Settings(faces=FaceSettings(frame=FRAME, max_faces=1), training=TRAINING)
+    return StageContext(folder / "run", profile, settings, "fingerprint")
 
-    The photos are 64 px as the frame is, and aligned as they are.
-    """
-    folder = tmp_path / "run"
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Where the run lies as it was made once: every test gets a copy, which is quicker."""
+    folder = tmp_path_factory.mktemp("made")
+    sam, run = tiny_sam(), folder / "run"
     photos = [{"index": n, "image_id": f"p{n}", "image": f"/p{n}.png", "shard": 0, "row": n} for n in range(3)]
     plan = Plan(pa.Table.from_pylist(photos, PLAN), 3, 1, "digest")
-    write_plan(plan, folder)
-    save_file(sam.state_dict(), tmp_path / "sam.safetensors")
-    attention.save(tmp_path / "adapter", fresh_network(SamSegmenter(sam)).adapter, {}, "card")
-    empty, parser = PartSpec("none"), PartSpec("facer")  # of the parser, only its classes are asked for
-    segmenter = PartSpec("sam_vit", str(tmp_path / "sam.safetensors"), options=tuple(TINY.items()))
-    profile = Profile("tiny", empty, parser, empty, segmenter, PartSpec("attention", str(tmp_path / "adapter")))
-    settings = Settings(faces=FaceSettings(frame=FRAME, max_faces=1), training=TRAINING)
-    context = StageContext(folder, profile, settings, "fingerprint")
-
-    store.create(folder / "references.zarr", plan, references.arrays(context))
-    raw, reference = pictures.numpy()
-    inside = region.numpy()
+    write_plan(plan, run)
+    save_file(sam.state_dict(), folder / "sam.safetensors")
+    attention.save(folder / "adapter", fresh_network(SamSegmenter(sam)).adapter, {}, "card")
+    context = context_of(folder)
+    store.create(run / "references.zarr", plan, references.arrays(context))
+    raw, reference = a_square_in_front().numpy()
+    inside = an_ellipse().numpy()
     values = {
         row: {"raw": raw, "reference": reference, "parsing": inside.astype(np.uint8), "region": inside}
         for row, inside in enumerate((inside, np.zeros_like(inside)))
     }
-    store.write_rows(folder / "references.zarr", references.arrays(context), range(3), values)
+    store.write_rows(run / "references.zarr", references.arrays(context), range(3), values)
     box, matrix = (12.0, 6.0, 52.0, 58.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     outcomes = [
         Outcome(n, f"p{n}", "ok", height=64, width=64, faces=(FaceOutcome(n, box, 0.9, LOOKING, matrix, 0.8),))
         for n in range(2)
     ]
     outcomes.append(Outcome(2, "p2", "no_face", height=64, width=64))
-    write_outcomes(folder, "references", 0, outcomes, "references")
-    return folder, context
+    write_outcomes(run, "references", 0, outcomes, "references")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_cached(made, tmp_path_factory):
+    """The same with its token cache."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("cached") / "made")
+    do("tokens", context_of(folder))
+    return folder
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A run of three photos with stage one done: two faces, of which the second has no region, and none. Its context.
+
+    The photos are 64 px as the frame is, and aligned as they are.
+    """
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "run", context_of(tmp_path)
+
+
+@pytest.fixture
+def cached_run(made_cached, tmp_path):
+    """The same with its token cache."""
+    shutil.copytree(made_cached, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "run", context_of(tmp_path)
 
 
 PACKAGE = {
@@ -149,13 +192,6 @@ def toy_parts(tmp_path, monkeypatch):
     for name, text in PACKAGE.items():
         (said / name).write_text(text)
     monkeypatch.syspath_prepend(said.parent)
-
-
-@pytest.fixture
-def cached_run(run):
-    """The same with its token cache."""
-    do("tokens", run[1])
-    return run
 
 
 def task_of(stage, context, shard=0):

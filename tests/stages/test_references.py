@@ -199,15 +199,15 @@ def many(tmp_path_factory):
     Image.fromarray(portrait).save(folder / "astronaut.png")
     write_parquet(pa.table({"image": ["six.png"] + 4 * ["astronaut.png"], "bbox": SIX}), folder / "in.parquet")
     found = {}
-    for most in (4, 6):
+    for most, photos in ((4, 5), (6, 1)):  # the other four are found alike
         settings = changed(EMBEDDED.settings, {"faces": {"max_faces": most}})
-        plan = make_plan(read_manifest(folder / "in.parquet"), shard_size=5, max_faces=most)
+        plan = make_plan(read_manifest(folder / "in.parquet", photos), shard_size=5, max_faces=most)
         run = folder / f"run{most}"
         write_plan(plan, run)
         context = StageContext(run, EMBEDDED, settings, "f")
         prepare("references", context)
         report = run_task(ShardTask("references", run, 0, plan.shard(0)), context)
-        assert (report.ok, report.no_face, report.failed) == (3, 1, 1)
+        assert (report.ok, report.no_face, report.failed) == ((3, 1, 1) if photos == 5 else (1, 0, 0))
         found[most] = read_outcomes(run, "references", 0)
     return found
 
