@@ -28,8 +28,8 @@ def arrays(context: StageContext) -> dict[str, ArraySpec]:
     shape, dtype = token_shape(context.profile.segmenter), context.settings.training.tokens
     encoder = "by the frozen image encoder"
     return {
-        "raw": ArraySpec(dtype, shape.side, f"tokens of the photo's face, {encoder}", shape.channels),
-        "reference": ArraySpec(dtype, shape.side, "tokens of its reference", shape.channels),
+        "raw": ArraySpec(dtype, shape.side, f"tokens of the photo's face, {encoder}", shape.stored),
+        "reference": ArraySpec(dtype, shape.side, "tokens of its reference", shape.stored),
         "contrast": ArraySpec(dtype, shape.side, "cosine of raw and reference tokens: 1 where they agree"),
         "prompts": ArraySpec(
             "int8", shape.side, "the token as a prompt: 1 = face point, 2 = occlusion point, 0 = none"
