@@ -1,6 +1,6 @@
 """The inpainter that generates references: ControlNet-conditioned latent diffusion through diffusers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,15 @@ class ControlNetInpainter:
         self.text = text
         self._own_scheduler = self.pipeline.scheduler
         self._told: dict[tuple[str, str, bool], tuple[Tensor, Tensor | None]] = {}
-        self.sizes = BatchSizes(compiled=how.compiled and device != "cpu")
-        if self.sizes.compiled:
-            for net in (self.pipeline.unet, *nets):
-                net.to(memory_format=torch.channels_last).compile(dynamic=False)
+        self.sizes = BatchSizes(compiled=False)
+        if how.compiled and device != "cpu":
+            self.compile()
+
+    def compile(self, backend: str | Callable[..., object] = "inductor") -> None:
+        """Have UNet and ControlNets compiled for every size of batch that they see, and batches filled up."""
+        for net in (self.pipeline.unet, *getattr(self.pipeline.controlnet, "nets", [self.pipeline.controlnet])):
+            net.to(memory_format=torch.channels_last).compile(backend=backend, dynamic=False)
+        self.sizes = BatchSizes()
 
     @torch.inference_mode()
     def inpaint(

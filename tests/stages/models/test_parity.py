@@ -170,7 +170,7 @@ def test_a_batch_is_encoded_once_and_the_prompt_once_in_a_run(pipeline):
 def test_the_faces_of_a_batch_that_is_filled_up_stay_as_they_are(pipeline):
     inpainter, wanted = build(pipeline, "cpu", size=SIDE, condition="inpaint"), asked(3)
     as_it_is = inpainter.inpaint(wanted, SETTINGS, [generator(n) for n in range(3)])
-    inpainter.sizes = BatchSizes(known={4})
+    inpainter.sizes = BatchSizes(known={4})  # a compiled one's, without the compilation: it takes half a minute
     seen = list[int]()
     inpainter.pipeline.vae.encoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     filled = inpainter.inpaint(wanted, SETTINGS, [generator(n) for n in range(3)])
