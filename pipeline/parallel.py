@@ -1,4 +1,4 @@
-"""Training on several devices: ``torchrun --nproc-per-node 4 -m s3pot_batch train …`` starts a process for each."""
+"""Training on several devices: ``torchrun --nproc-per-node 4 -m -- s3pot_batch train …`` starts a process for each."""
 
 import os
 from dataclasses import replace
