@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,8 +116,9 @@ def token_shape(**options: int) -> TokenShape:
 
 
 def build(
-    weights: Path | None, device: str, dtype: str = "float32", *, part: str = "segmenter", **options: int
-) -> object:
+    weights: Path | None, device: str, dtype: str = "float32", *, part: str = "segmenter",
+    **options: Any,  # noqa: ANN401  (a profile's own)
+) -> object:  # fmt: skip
     """The model of one part."""
     suffer("out of memory while loading")
     if part == "segmenter":

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from s3pot_batch.manifests.outcomes import Outcome, read_outcomes
+from s3pot_batch.manifests.outcomes import read_outcomes
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.stages import store
 from s3pot_batch.stages.base import ShardResult, StageContext
 from s3pot_batch.stages.method.masks import prompt_map
 from s3pot_batch.stages.method.network import S3POT, Prompted
-from s3pot_batch.stages.method.pairs import EncodedPair, encode_pair
+from s3pot_batch.stages.method.pairs import EncodedPair, encode_pairs
 from s3pot_batch.stages.method.selection import Prompts
 from s3pot_batch.stages.models.registry import token_shape
 from s3pot_batch.stages.references import read_pair
@@ -28,8 +28,8 @@ def arrays(context: StageContext) -> dict[str, ArraySpec]:
     shape, dtype = token_shape(context.profile.segmenter), context.settings.training.tokens
     encoder = "by the frozen image encoder"
     return {
-        "raw": ArraySpec(dtype, shape.side, f"tokens of the photo's face, {encoder}", shape.channels),
-        "reference": ArraySpec(dtype, shape.side, "tokens of its reference", shape.channels),
+        "raw": ArraySpec(dtype, shape.side, f"tokens of the photo's face, {encoder}", shape.stored),
+        "reference": ArraySpec(dtype, shape.side, "tokens of its reference", shape.stored),
         "contrast": ArraySpec(dtype, shape.side, "cosine of raw and reference tokens: 1 where they agree"),
         "prompts": ArraySpec(
             "int8", shape.side, "the token as a prompt: 1 = face point, 2 = occlusion point, 0 = none"
@@ -43,16 +43,17 @@ def arrays(context: StageContext) -> dict[str, ArraySpec]:
 def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
     """Encode and prompt the pairs of a shard, whose references must be there."""
     network = S3POT(context.models.segmenter, None, context.settings.segments)
+    outcomes = read_outcomes(context.run, "references", items[0].shard)
+    faces = [(outcome.index, face.row) for outcome in outcomes for face in outcome.faces]
     values: dict[int, Mapping[str, NDArray[np.generic]]] = {}
-    outcomes: list[Outcome] = []
-    for outcome in read_outcomes(context.run, "references", items[0].shard):
-        started = time.perf_counter()
-        for face in outcome.faces:
-            encoded = encode_pair(network, read_pair(context.run, face.row))
-            if encoded is not None:
-                values[face.row] = cached(encoded)
-        outcomes.append(outcome.status_alone(time.perf_counter() - started))
-    return ShardResult(outcomes, values)
+    seconds = dict.fromkeys((outcome.index for outcome in outcomes), 0.0)
+    for start in range(0, len(faces), context.faces_at_once):
+        group, began = faces[start : start + context.faces_at_once], time.perf_counter()
+        found = encode_pairs(network, [read_pair(context.run, row) for _, row in group])
+        values |= {row: cached(one) for (_, row), one in zip(group, found, strict=True) if one is not None}
+        for index, _ in group:
+            seconds[index] += (time.perf_counter() - began) / len(group)
+    return ShardResult([outcome.status_alone(seconds[outcome.index]) for outcome in outcomes], values)
 
 
 def cached(pair: EncodedPair) -> dict[str, NDArray[np.generic]]:

@@ -21,6 +21,7 @@ from s3pot_batch.stages.errors import ShardError
 from s3pot_batch.stages.method.learning import judged, optimiser
 from s3pot_batch.stages.method.network import S3POT, Prompted
 from s3pot_batch.stages.models.registry import ADAPTERS
+from s3pot_batch.stages.peers import Peers
 from s3pot_batch.stages.settings import TrainingSettings
 from s3pot_batch.stages.tokens import CachedPairs
 
@@ -68,7 +69,8 @@ def work(task: ShardTask, context: StageContext) -> ShardReport:
         "alive": state.alive,
         "settings": settings.training.model_dump(mode="json"), "seed": settings.seed,
     }  # fmt: skip
-    implementation.save(folder, adapter, facts, _card(facts, losses, state.alive))
+    if Peers.here().rank == 0:
+        implementation.save(folder, adapter, facts, _card(facts, losses, state.alive))
     return ShardReport(
         task.stage, task.shard, len(rows), ok=len(pairs), no_face=len(rows) - len(pairs),
         seconds=time.perf_counter() - started,
@@ -118,6 +120,8 @@ class TrainingState:
         """Write down an epoch, its mean loss and the mean share of its points that had a gradient."""
         self.losses.append(loss)
         self.alive.append(alive)
+        if Peers.here().rank:
+            return  # the first process writes, and says what there is to say
         if alive < FEW_ALIVE and len(self.losses) == 1:  # said once; the checkpoint has the share of every epoch
             log.warning(
                 "only %.1f %% of the points teach the adapter anything, the decoder is sure of the others; a lower "
@@ -137,6 +141,9 @@ def train(
 ) -> list[float]:
     """Optimise the adapter with the objectives (AdamW, cosine schedule).
 
+    Where several processes train together, each sees its part of every batch: the losses are those of one process, but
+    for rounding.
+
     Args:
         network: its adapter is trained in place, and nothing else.
         pairs: prompted pairs, in memory or a :class:`CachedPairs`; no epoch encodes anything.
@@ -154,17 +161,20 @@ def train(
     adamw, schedule = optimiser(network, settings)
     state.resume(adapter=adapter, optimizer=adamw, schedule=schedule)
     adapter.train()
+    peers = Peers.here()
     for epoch in range(len(state.losses), settings.epochs):
         order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed * 100_003 + epoch)).tolist()
-        total = moved = 0.0
+        sums = torch.zeros(2, dtype=torch.float64)  # of losses, and of shares of points that have a gradient
         batches = [order[start : start + settings.batch] for start in range(0, len(order), settings.batch)]
-        for batch in read_ahead(pairs, batches):
-            found = judged(network, batch, settings)
+        for batch, own in zip(batches, read_ahead(pairs, [peers.share(batch) for batch in batches]), strict=True):
             adamw.zero_grad(set_to_none=True)
-            found.losses.mean().backward()  # type: ignore[no-untyped-call]
+            if own:
+                found = judged(network, own, settings)
+                (found.losses.mean() * (len(own) / len(batch))).backward()  # type: ignore[no-untyped-call]
+                sums += torch.tensor([float(found.losses.detach().sum()), float(found.alive.sum())])
+            peers.add_gradients(adapter)
             adamw.step()
-            total += float(found.losses.detach().sum())
-            moved += float(found.alive.sum())
+        total, moved = peers.add(sums).tolist()
         schedule.step()
         state.keep(total / len(pairs), moved / len(pairs), adapter=adapter, optimizer=adamw, schedule=schedule)
     adapter.eval()

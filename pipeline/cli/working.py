@@ -22,6 +22,15 @@ def references(options: Options, *, dry_run: DryRun = False, as_json: Json = Fal
 @takes(Options, without=("checkpoint",))
 def train(options: Options, *, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Stage two, training: learn prompts from pairs of photo and reference; no masks are needed."""
+    from s3pot_batch.pipeline.parallel import launched, train_together
+
+    if launched() and not (dry_run or options.per_image):
+        with clear_errors():
+            summary = train_together(options)
+            if summary:
+                show(summary.text(), summary.as_json(), as_json=as_json)
+                raise typer.Exit(summary.exit_code)
+            return
     _work(options, "fits" if options.per_image else "train", dry_run=dry_run, as_json=as_json)
 
 

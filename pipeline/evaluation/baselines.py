@@ -80,7 +80,8 @@ def segmenter_with_points(pair: Pair, segmenter: Segmenter) -> Mask:
     inside = token_region(torch.from_numpy(pair.region), tokens.shape[-1]).flatten().to(tokens.device)
     if not inside.any():
         return np.zeros_like(pair.region)
-    contrast = 1 - F.cosine_similarity(tokens[0], tokens[1], dim=0).flatten()
+    compared = tokens[:, : segmenter.shape.channels]
+    contrast = 1 - F.cosine_similarity(compared[0], compared[1], dim=0).flatten()
     cells = contrast.masked_fill(~inside, -torch.inf).argmax(), contrast.masked_fill(~inside, torch.inf).argmin()
     points = token_centres(tokens.shape[-1]).to(tokens.device)[torch.stack(cells)]
     prompts = segmenter.embed_points(points[None], points.new_tensor([[1.0, 0.0]]))

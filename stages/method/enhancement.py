@@ -43,7 +43,7 @@ def enhance(
 
     Args:
         segmenter: the frozen segmenter.
-        raw: C×T×T tokens E(I).
+        raw: C×T×T tokens E(I); channels of finer maps are not compared.
         reference: C×T×T tokens E(R).
         inside: T×T bool, M at the token centres; at least one is true.
         conditioned: else the features are the plain tokens (the ablation of FE).
@@ -53,11 +53,12 @@ def enhance(
     """
     if not inside.any():
         raise ValueError("the face region holds no token")
-    contrast = F.cosine_similarity(raw, reference, dim=0)
+    compared = slice(segmenter.shape.channels)
+    contrast = F.cosine_similarity(raw[compared], reference[compared], dim=0)
     best = contrast.masked_fill(~inside, -torch.inf).argmax()
     initial = token_centres(raw.shape[-1]).to(raw.device)[best]
     both = torch.stack([raw, reference])
-    features = attended(segmenter, both, initial) if conditioned else both.flatten(2).transpose(1, 2)
+    features = attended(segmenter, both, initial) if conditioned else both[:, compared].flatten(2).transpose(1, 2)
     return Enhanced(contrast, initial, features[0], features[1])
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from s3pot_batch.stages.method.alignment import Alignment
 from s3pot_batch.stages.method.edges import cut_along_edges
 from s3pot_batch.stages.method.network import S3POT, Prompted, Segmentation
-from s3pot_batch.stages.method.pairs import Pair, encode_pair
+from s3pot_batch.stages.method.pairs import Pair, encode_pairs
 from s3pot_batch.stages.method.selection import Prompts
 from s3pot_batch.stages.settings import SegmentSettings
 
@@ -64,11 +64,11 @@ def decode_pairs(
 
     Args:
         network: segmenter and adapter.
-        pairs: one face each; their decoder runs as one batch.
+        pairs: one face each; encoder and decoder run as one batch.
         own_network: with per-image fitting, gives the n-th pair its own network; then one face is decoded after the
             other.
     """
-    encoded = [encode_pair(network, pair) for pair in pairs]
+    encoded = encode_pairs(network, pairs) if pairs else []
     prompted = {n: one.prompted for n, one in enumerate(encoded) if one is not None}
     if own_network is None:
         found = dict(zip(prompted, network(list(prompted.values())) if prompted else [], strict=True))

@@ -1,5 +1,6 @@
 """A face and its reference, encoded once. Nothing here can reach a ground-truth mask."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +35,19 @@ class EncodedPair:
 
 def encode_pair(network: S3POT, pair: Pair) -> EncodedPair | None:
     """Encode a pair and find its prompts; ``None`` where the face region is smaller than a token."""
-    tokens = network.segmenter.encode(torch.from_numpy(np.stack([pair.raw, pair.reference])))
-    region = torch.from_numpy(pair.region)
-    if not token_region(region, tokens.shape[-1]).any():
+    [found] = encode_pairs(network, [pair])
+    return found
+
+
+def encode_pairs(network: S3POT, pairs: Sequence[Pair]) -> list[EncodedPair | None]:
+    """The same of one or more pairs, whose 2B pictures are encoded as one batch."""
+    pictures = np.stack([picture for pair in pairs for picture in (pair.raw, pair.reference)])
+    tokens = network.segmenter.encode(torch.from_numpy(pictures))
+    each = zip(tokens[::2], tokens[1::2], pairs, strict=True)
+    return [_encoded(network, raw, reference, torch.from_numpy(pair.region)) for raw, reference, pair in each]
+
+
+def _encoded(network: S3POT, raw: Tensor, reference: Tensor, region: Tensor) -> EncodedPair | None:
+    if not token_region(region, raw.shape[-1]).any():
         return None
-    return EncodedPair(tokens[0], tokens[1], network.prompt(tokens[0], tokens[1], region.to(tokens.device)))
+    return EncodedPair(raw, reference, network.prompt(raw, reference, region.to(raw.device)))

@@ -86,13 +86,13 @@ EMBEDDED = Profile(
 PAPER = Profile(
     name="paper",
     detector=DETECTOR,
-    parser=PartSpec("facer", f"{CACHE}/face_parsing.farl.celebm.main_ema_181500_jit.pt"),
+    parser=PartSpec("facer", f"{CACHE}/face_parsing.farl.celebm.main_ema_181500_jit.pt", dtype="float16"),
     inpainter=PartSpec(
         "controlnet", f"{CACHE}/sd15-inpaint-controlnet", dtype="float16",
         options=(("size", 512), ("condition", "inpaint")),  # for control_v11p_sd15_inpaint
     ),
     segmenter=PartSpec(
-        "sam_vit", f"{CACHE}/sam_vit_h_4b8939.pth", options=(("size", "vit_h"),),
+        "sam_vit", f"{CACHE}/sam_vit_h_4b8939.pth", dtype="bfloat16", options=(("size", "vit_h"),),
         sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
     ),
     adapter=PartSpec("attention"),  # none is published: untrained until s3pot-batch train
@@ -113,14 +113,14 @@ PAPER = Profile(
 PAPER_L = replace(
     PAPER, name="paper-l",
     segmenter=PartSpec(
-        "sam_vit", f"{CACHE}/sam_vit_l_0b3195.pth", options=(("size", "vit_l"),),
+        "sam_vit", f"{CACHE}/sam_vit_l_0b3195.pth", dtype="bfloat16", options=(("size", "vit_l"),),
         sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
     ),
 )  # fmt: skip
 PAPER_B = replace(
     PAPER, name="paper-b",
     segmenter=PartSpec(
-        "sam_vit", f"{CACHE}/sam_vit_b_01ec64.pth", options=(("size", "vit_b"),),
+        "sam_vit", f"{CACHE}/sam_vit_b_01ec64.pth", dtype="bfloat16", options=(("size", "vit_b"),),
         sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
     ),
 )  # fmt: skip

@@ -72,10 +72,20 @@ class Inpainter(Protocol):
 
 @dataclass(frozen=True)
 class TokenShape:
-    """What a segmenter's tokens C×T×T are like: C ``channels``, T ``side``."""
+    """What a segmenter's tokens C×T×T are like: C ``channels``, T ``side``.
+
+    Prompts have as many channels. ``fine`` more stand behind them, which are not compared: finer maps that only the
+    segmenter's own decoder reads.
+    """
 
     channels: int
     side: int
+    fine: int = 0
+
+    @property
+    def stored(self) -> int:
+        """Channels of the tokens, those of finer maps included."""
+        return self.channels + self.fine
 
 
 class Segmenter(Protocol):
@@ -98,7 +108,7 @@ class Segmenter(Protocol):
         """Standard deviation of its embedded points: what a layer between prompts and decoder had better keep."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """B×H×H×3 uint8 RGB → B×C×T×T float32 tokens."""
+        """B×H×H×3 uint8 RGB → B×C×T×T float32 tokens; here and below with ``fine`` channels behind C, if it has any."""
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """Points B×P×2 (x, y in 0..1 of the image) and labels B×P (1 wanted, 0 not) → B×Q×C prompts, Q ≥ P."""

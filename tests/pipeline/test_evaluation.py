@@ -22,6 +22,7 @@ from s3pot_batch.pipeline.evaluation.metrics import boundary_iou, mean_iou, mean
 from s3pot_batch.pipeline.evaluation.plots import draw_plots
 from s3pot_batch.stages import store
 from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.models.protocols import TokenShape
 from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
 from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
 from s3pot_batch.stages.models.taxonomy import CELEBM
@@ -276,6 +277,7 @@ class BoxAndToken:
     """A segmenter of 8×8 tokens that draws the box it is given, or the token of a wanted point."""
 
     device = torch.device("cpu")
+    shape = TokenShape(3, 8)
 
     def encode(self, images):
         return torch.nn.functional.avg_pool2d(images.permute(0, 3, 1, 2).float(), 8)

@@ -1,14 +1,22 @@
 """The paper profile's loading code, on files of the published formats with random weights and small sizes."""
 
+import json
+import os
+import socket
+import sys
+from multiprocessing import get_context
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 from segment_anything import sam_model_registry
+from typer.testing import CliRunner
 
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.outcomes import read_outcomes
+from s3pot_batch.pipeline.cli import app
 from s3pot_batch.pipeline.evaluation.ablation import VARIANTS
 from s3pot_batch.pipeline.evaluation.run import run_evaluation
 from s3pot_batch.pipeline.job import open_job, work
@@ -99,6 +107,42 @@ def test_segmenting_before_training_works_and_says_what_it_lacks(paper, tmp_path
     if not torch.cuda.is_available():  # the baselines' segmenter goes where --device says
         with pytest.raises(ConfigError, match="no CUDA device"):
             run_evaluation(EvaluationOptions(options.manifest, options.run, baselines=True, device="cuda", workers=0))
+
+
+def together(rank, port, words):
+    """One of two processes, as torchrun starts them."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    sys.exit(CliRunner().invoke(app, words).exit_code)
+
+
+def test_two_processes_train_as_one_does(paper, tmp_path):
+    points = [44.0, 60.0, 84.0, 60.0, 64.0, 84.0, 50.0, 104.0, 78.0, 104.0]
+    for n in range(3):
+        Image.fromarray(np.roll(photo(), 9 * n, 0)).save(tmp_path / f"{n}.png")
+    rows = [{"image": f"{n}.png", "landmarks": points} for n in range(3)]
+    write_parquet(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    config = tmp_path / "config.toml"
+    training = "[training]\nepochs = 4\nlearning_rate = 0.01\n"  # a batch of three: one process has two pairs
+    config.write_text("[faces]\nframe = 64\n[references]\nsteps = 1\n" + training)
+    words = ["train", "--manifest", tmp_path / "in.parquet", "--profile", paper, "--config", config, "--device", "cpu"]
+    words = [str(word) for word in (*words, "--workers", 0)]
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    assert CliRunner().invoke(app, [*words, "--run", str(alone)]).exit_code == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = get_context("fork")  # torch is there already
+    processes = [context.Process(target=together, args=(n, port, [*words, "--run", str(both)])) for n in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    losses = [json.loads((run / "checkpoint" / "config.json").read_text())["losses"] for run in (alone, both)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert abs(losses[0][-1] - losses[0][0]) > 1e-3
+    assert (both / "checkpoint" / "model.safetensors").exists()
 
 
 def test_an_adapter_of_another_width_is_refused_before_stage_one(paper, weights, tmp_path):

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from s3pot_batch.manifests.files import write_parquet
-from s3pot_batch.pipeline.job import open_job, work
-from s3pot_batch.pipeline.options import Options
+from s3pot_batch.pipeline.cli import app
 from s3pot_batch.stages.models.checkpoints import file_digest, weights_digest
 from s3pot_batch.stages.models.downloads import LOCK, download, licences, pull, verify
 from s3pot_batch.stages.models.profiles import PAPER, PROFILES, PartSpec, find_profile
@@ -111,25 +112,41 @@ def served(folder, log, headers=None):
         server.server_close()
 
 
-def test_the_whole_pipeline_runs_on_what_was_pulled_from_a_folder(published, tmp_path):
+def said(*words):
+    """What a command in this process prints; it has to end well."""
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_two_workers_run_the_whole_pipeline_on_what_was_pulled_from_a_folder(published, tmp_path):
     mine = profile(tmp_path / "cache", "['inpaint', 'ade']", f", ip_adapter = '{IP_ADAPTER}'")
+    named = ("--profile", tmp_path / "mine.toml")
     assert any("OpenRAIL" in line for line in licences(mine))
-    pulled = pull(mine, offline=True, mirror=str(published))
-    assert pulled.failed == []
-    assert any("TorchScript, which is code" in line for line in pulled.done)
-    assert verify(mine) == []
+    assert "TorchScript, which is code" in said("models", "pull", *named, "--offline", "--from", published)
+    said("models", "verify", *named)
     assert licences(mine) == []
     assert pull(mine, offline=True).failed == []
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (160, 128, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    row = {"image": "a.png", "landmarks": [44.0, 60.0, 84.0, 60.0, 64.0, 84.0, 50.0, 104.0, 78.0, 104.0]}
-    write_parquet(pa.Table.from_pylist([row]), tmp_path / "in.parquet")
+    points = [44.0, 60.0, 84.0, 60.0, 64.0, 84.0, 50.0, 104.0, 78.0, 104.0]
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 160, 128, 3), dtype=np.uint8)
+    for name, photo in zip("ab", pixels, strict=True):
+        Image.fromarray(photo).save(tmp_path / f"{name}.png")
+    rows = [{"image": f"{name}.png", "landmarks": points} for name in "ab"]
+    write_parquet(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
     config = tmp_path / "config.toml"
-    config.write_text("[faces]\nframe = 64\n[references]\nsteps = 2\nidentity = 0.5\n")
-    options = Options(
-        tmp_path / "in.parquet", tmp_path / "run", str(tmp_path / "mine.toml"), config, device="cpu", workers=0
+    config.write_text(
+        "[faces]\nframe = 64\n[references]\nsteps = 2\nidentity = 0.5\n[training]\nepochs = 2\n"
+        "[segments]\nper_image = true\n"  # so that a single command does all stages but the training
     )
-    summary = work(open_job(options, "segments"))
-    assert (summary.ok, summary.failed) == (1, 0), summary.text()
+    words = ("segment", "--manifest", tmp_path / "in.parquet", *named, "--config", config, "--device", "cpu")
+    for run, workers in (("two", 2), ("none", 0)):
+        said(*words, "--run", tmp_path / run, "--shard-size", 1, "--workers", workers)
+    two, none = (pq.read_table(tmp_path / run / "segments.parquet").to_pylist() for run in ("two", "none"))
+    assert [row["status"] for row in two] == ["ok", "ok"]
+    assert [row["occlusion"]["size"] for row in two] == [[160, 128], [160, 128]]
+    for column in ("occlusion", "face_region", "faces"):
+        assert [row[column] for row in two] == [row[column] for row in none], column
+    assert two[0]["faces"][0]["predicted_iou"] != two[1]["faces"][0]["predicted_iou"]
 
 
 def test_one_file_that_cannot_be_had_is_one_line_and_the_others_go_on(published, tmp_path):

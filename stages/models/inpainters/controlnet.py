@@ -1,6 +1,6 @@
 """The inpainter that generates references: ControlNet-conditioned latent diffusion through diffusers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from diffusers import StableDiffusionControlNetInpaintPipeline
 from diffusers.utils import logging
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.models.compiling import BatchSizes
+from s3pot_batch.stages.models.inpainters._batched import BatchedPipeline
 from s3pot_batch.stages.models.inpainters._conditions import CONDITIONS, Shown, checked
 from s3pot_batch.stages.models.protocols import GREY, Inpainting
 from s3pot_batch.stages.settings import ReferenceSettings
@@ -45,6 +46,8 @@ class Pipeline:
     the latents themselves, and the hole is always missing (published)."""
     ip_adapter: str = ""
     """An IP-Adapter's file in the pipeline's folder ``ip_adapter`` (Ye et al., arXiv 2308.06721); empty is none."""
+    compiled: bool = False
+    """UNet and ControlNets by ``torch.compile``, which takes minutes first; never on a CPU."""
 
 
 class ControlNetInpainter:
@@ -65,7 +68,7 @@ class ControlNetInpainter:
         logging.set_verbosity_error()
         text = (weights / "text_encoder").is_dir()
         absent = {} if text else {"text_encoder": None, "tokenizer": None}
-        self.pipeline = StableDiffusionControlNetInpaintPipeline.from_pretrained(
+        self.pipeline = BatchedPipeline.from_pretrained(
             weights, dtype=getattr(torch, dtype), safety_checker=None, feature_extractor=None,
             local_files_only=True, low_cpu_mem_usage=False, **absent,
         ).to(device)  # fmt: skip
@@ -83,6 +86,16 @@ class ControlNetInpainter:
         self.how = how
         self.text = text
         self._own_scheduler = self.pipeline.scheduler
+        self._told: dict[tuple[str, str, bool], tuple[Tensor, Tensor | None]] = {}
+        self.sizes = BatchSizes(compiled=False)
+        if how.compiled and device != "cpu":
+            self.compile()
+
+    def compile(self, backend: str | Callable[..., object] = "inductor") -> None:
+        """Have UNet and ControlNets compiled for every size of batch that they see, and batches filled up."""
+        for net in (self.pipeline.unet, *getattr(self.pipeline.controlnet, "nets", [self.pipeline.controlnet])):
+            net.to(memory_format=torch.channels_last).compile(backend=backend, dynamic=False)
+        self.sizes = BatchSizes()
 
     @torch.inference_mode()
     def inpaint(
@@ -107,8 +120,13 @@ class ControlNetInpainter:
         if self.how.ip_adapter:
             # diffusers takes a list of pictures for several of one face, so every face has a call of its own
             self.pipeline.set_ip_adapter_scale(settings.identity)
-            groups = [(_only(asked, n), [seed]) for n, seed in enumerate(seeds)]
-        drawn = [self._drawn(Shown.at(some, self.how.size), settings, own) for some, own in groups]
+            groups = [(_chosen(asked, [n]), [seed]) for n, seed in enumerate(seeds)]
+        drawn = []
+        for some, own in groups:
+            with self.sizes.filled(len(own)) as size:
+                more = [torch.Generator() for _ in range(size - len(own))]  # of their own, or they shift a face's noise
+                every = _chosen(some, [*range(len(own)), *[-1] * len(more)]) if more else some
+                drawn.append(self._drawn(Shown.at(every, self.how.size), settings, own + more)[: len(own)])
         return self._pasted(asked, torch.cat(drawn), settings)
 
     def _check(self, settings: ReferenceSettings) -> None:
@@ -164,7 +182,12 @@ class ControlNetInpainter:
 
     def _text(self, count: int, settings: ReferenceSettings) -> dict[str, object]:
         if self.text:
-            return {"prompt": [settings.prompt] * count, "negative_prompt": [settings.negative_prompt] * count}
+            key = settings.prompt, settings.negative_prompt, settings.guidance_scale > 1
+            if key not in self._told:  # the same for every face of a run
+                prompt, negative, guided = key
+                self._told = {key: self.pipeline.encode_prompt(prompt, self.device, 1, guided, negative)}
+            told = [None if one is None else one.expand(count, -1, -1) for one in self._told[key]]
+            return {"prompt_embeds": told[0], "negative_prompt_embeds": told[1]}
         width = self.pipeline.unet.config.cross_attention_dim
         nothing = torch.zeros(count, 1, width, dtype=self.pipeline.unet.dtype, device=self.device)
         return {"prompt_embeds": nothing, "negative_prompt_embeds": nothing}
@@ -178,10 +201,9 @@ class ControlNetInpainter:
         return {"ip_adapter_image": Image.fromarray(pixels)}
 
 
-def _only(asked: Inpainting, n: int) -> Inpainting:
-    """The n-th photo of several, alone."""
-    one = slice(n, n + 1)
-    return replace(asked, photos=asked.photos[one], parsing=asked.parsing[one], holes=asked.holes[one])
+def _chosen(asked: Inpainting, which: list[int]) -> Inpainting:
+    """Some of several photos."""
+    return replace(asked, photos=asked.photos[which], parsing=asked.parsing[which], holes=asked.holes[which])
 
 
 def softened(hole: NDArray[np.bool_], width: float) -> NDArray[np.float32]:

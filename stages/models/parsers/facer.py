@@ -20,7 +20,8 @@ class FacerParser:
     Args:
         weights: a TorchScript file.
         device: where it runs.
-        dtype: name of a torch dtype.
+        dtype: name of a torch dtype, of the net's matrix products: its weights and the warps stay float32, as half a
+            pixel's coordinate is no place, and a traced net may hold constants of the precision it was traced in.
         warped: draw the frame anew at 448 pixels by its landmarks, as the published weights need it; else the net sees
             the frame as it is, which is aligned already, and has to take any size.
     """
@@ -35,7 +36,7 @@ class FacerParser:
             self.parser = FaRLFaceParser(TAXONOMY.name, model_path=str(weights), device=torch.device(device))
         self.dtype: torch.dtype = getattr(torch, dtype)
         # whatever precision the file has: embedded weights lie in float16
-        self.parser.net.to(self.dtype).to(memory_format=torch.channels_last)
+        self.parser.net.float().to(memory_format=torch.channels_last)
         self.device = torch.device(device)
         self.warped = warped
 
@@ -47,16 +48,21 @@ class FacerParser:
     def parse(self, frames: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> NDArray[np.float32]:
         """B×S×S×3 uint8 RGB and B×5×2 landmarks in frame pixels → B×19×S×S class probabilities."""
         import torch
+        from torch.nn import functional as F
 
+        half = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         with torch.inference_mode():
             images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-            images = images.to(self.device, self.dtype) / 255
+            images = images.to(self.device, torch.float32) / 255
+            back = None
             if self.warped:
                 points = torch.as_tensor(landmarks, dtype=torch.float32, device=self.device)
                 data = {"points": points, "image_ids": torch.arange(len(frames), device=self.device)}
-                logits = self.parser(images, data)["seg"]["logits"]
-            else:
+                images, _, back = self.parser.warp_images(images, data)
+            with half:
                 logits = self.parser.net(images)[0]
+            if back is not None:
+                logits = F.grid_sample(logits.float(), back, align_corners=False)  # as facer's forward does
             return np.asarray(logits.float().softmax(1).cpu().numpy(), np.float32)
 
 

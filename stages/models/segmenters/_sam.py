@@ -1,5 +1,6 @@
 """Everything that is particular to ``segment_anything``'s SAM, behind the segmenter's protocol."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -7,6 +8,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTra
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from s3pot_batch.stages.models.compiling import BatchSizes
 from s3pot_batch.stages.models.protocols import TokenShape
 from s3pot_batch.stages.models.segmenters._decoding import decode_masks, embed_label_maps, own_tokens, two_way
 
@@ -22,6 +24,7 @@ class SamSegmenter:
 
     def __init__(self, sam: Sam, *, frozen: bool = True, map_logit: float = 1.0) -> None:
         self.map_logit = map_logit
+        self.sizes = BatchSizes(compiled=False)
         self.sam = sam.eval().requires_grad_(requires_grad=False) if frozen else sam
 
     @property
@@ -42,7 +45,14 @@ class SamSegmenter:
 
     def encode(self, images: Tensor) -> Tensor:
         """B×H×H×3 uint8 RGB → B×C×T×T float32, through ``Sam.preprocess`` (pixel mean and std)."""
-        return encode(self.sam, images)
+        with self.sizes.filled(len(images)) as size:
+            more = images[-1:].expand(size - len(images), -1, -1, -1)
+            return encode(self.sam, torch.cat([images, more]) if len(more) else images)[: len(images)]
+
+    def compile(self, backend: str | Callable[..., object] = "inductor") -> None:
+        """Have the image encoder compiled for every size of batch that it sees, and batches filled up."""
+        self.sam.image_encoder.compile(backend=backend, dynamic=False)
+        self.sizes = BatchSizes()
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """B×P×2 in 0..1 and B×P → B×P+1×C; SAM adds a padding point where there is no box."""

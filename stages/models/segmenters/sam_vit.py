@@ -9,6 +9,7 @@ from torch import nn
 
 from s3pot_batch.stages.models.checkpoints import read_state
 from s3pot_batch.stages.models.protocols import TokenShape
+from s3pot_batch.stages.models.segmenters._attention import fold
 from s3pot_batch.stages.models.segmenters._sam import SamSegmenter, assemble
 
 VIT_SIZES = {
@@ -26,8 +27,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 def build_vit_sam(
     size: str = "", *, embed_dim: int = 0, depth: int = 0, num_heads: int = 0,
     global_attn_indexes: tuple[int, ...] = (), img_size: int = 1024, patch_size: int = 16, out_chans: int = 256,
+    fused: bool = True,
 ) -> Sam:  # fmt: skip
     """The network as ``segment_anything.build_sam`` builds it, with random weights; other sizes for tests.
+
+    With ``fused`` its image encoder's attention is :class:`FoldedAttention`; else it is the library's own.
 
     Raises:
         KeyError: ``size`` is none of ``vit_b``, ``vit_l``, ``vit_h``.
@@ -39,18 +43,21 @@ def build_vit_sam(
         **shape, img_size=img_size, patch_size=patch_size, out_chans=out_chans, mlp_ratio=4, qkv_bias=True,
         norm_layer=partial(nn.LayerNorm, eps=1e-6), use_rel_pos=True, window_size=14,
     )  # fmt: skip
-    return assemble(encoder, img_size, img_size // patch_size, out_chans, mlp_dim=2048, heads=8)
+    return assemble(
+        fold(encoder) if fused else encoder, img_size, img_size // patch_size, out_chans, mlp_dim=2048, heads=8
+    )
 
 
-def token_shape(*, img_size: int = 1024, patch_size: int = 16, out_chans: int = 256, **encoder: object) -> TokenShape:
+def token_shape(*, img_size: int = 1024, patch_size: int = 16, out_chans: int = 256, **others: object) -> TokenShape:
     """Of the segmenter that :func:`build` gives with these options."""
-    del encoder  # its width and depth change nothing of the tokens' shape
+    del others  # the encoder's width and depth change nothing of the tokens' shape
     return TokenShape(out_chans, img_size // patch_size)
 
 
 def build(
-    weights: Path, device: str, dtype: str = "float32", *, map_logit: float = MAP_LOGIT, **options: object
-) -> SamSegmenter:
+    weights: Path, device: str, dtype: str = "float32", *, map_logit: float = MAP_LOGIT, compiled: bool = False,
+    **options: object,
+) -> SamSegmenter:  # fmt: skip
     """The segmenter from a published ``.pth`` or a safetensors file.
 
     Args:
@@ -58,6 +65,7 @@ def build(
         device: where it runs.
         dtype: of the image encoder, which takes nearly all of the time; tokens, prompts and decoder are float32.
         map_logit: what a mask prompt holds where a map is sure.
+        compiled: the image encoder by ``torch.compile``, which takes minutes first; never on a CPU.
         options: :func:`build_vit_sam`'s.
     """
     if dtype not in DTYPES:
@@ -65,4 +73,7 @@ def build(
     sam = build_vit_sam(**options)  # type: ignore[arg-type]
     sam.load_state_dict(read_state(weights))
     sam.image_encoder.to(getattr(torch, dtype))
-    return SamSegmenter(sam.to(device), map_logit=map_logit)
+    segmenter = SamSegmenter(sam.to(device), map_logit=map_logit)
+    if compiled and device != "cpu":
+        segmenter.compile()
+    return segmenter

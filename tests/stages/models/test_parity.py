@@ -11,13 +11,16 @@ from diffusers import StableDiffusionControlNetInpaintPipeline, UniPCMultistepSc
 from PIL import Image
 from segment_anything import SamPredictor
 from segment_anything.build_sam import _build_sam
+from segment_anything.modeling.image_encoder import Attention
 
 from examples.demo_photos import load_portrait
 from s3pot_batch.stages.method.seeds import generator
+from s3pot_batch.stages.models.compiling import BatchSizes
 from s3pot_batch.stages.models.inpainters.controlnet import build
 from s3pot_batch.stages.models.parsers import facer as parser_module
 from s3pot_batch.stages.models.protocols import Inpainting
 from s3pot_batch.stages.models.segmenters import sam_vit
+from s3pot_batch.stages.models.segmenters._attention import FoldedAttention
 from s3pot_batch.stages.models.taxonomy import CELEBM
 from s3pot_batch.stages.settings import ReferenceSettings
 from tests.published import write_farl, write_stable_diffusion
@@ -62,6 +65,25 @@ def test_sam_at_its_own_size_is_the_librarys(vit, portrait):
     np.testing.assert_allclose(found[0], logits[0], atol=1e-4)
     assert np.array_equal(found[0] > 0, logits[0] > 0)
     assert predicted.item() == pytest.approx(quality.item(), abs=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [5, 14])
+def test_fused_attention_is_the_librarys(side):
+    torch.manual_seed(0)
+    plain = Attention(80, 2, use_rel_pos=True, input_size=(side, side + 1)).eval()
+    for position in (plain.rel_pos_h, plain.rel_pos_w):
+        torch.nn.init.normal_(position)  # as large as the scores themselves, and zero in a new network
+    folded = FoldedAttention(plain)
+    assert {n: v.shape for n, v in folded.state_dict().items()} == {n: v.shape for n, v in plain.state_dict().items()}
+    x = torch.randn(3, side, side + 1, 80)
+    expected = plain(x)
+    torch.testing.assert_close(folded(x), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(folded(x)[1], folded(x[1:2])[0], atol=1e-6, rtol=1e-5)
+    half = folded.to(torch.bfloat16)(x.to(torch.bfloat16)).float()
+    assert torch.nn.functional.cosine_similarity(half, expected, dim=-1).min() > 0.999
+    half = plain.to(torch.bfloat16)(x.to(torch.bfloat16)).float()
+    assert torch.nn.functional.cosine_similarity(half, expected, dim=-1).min() > 0.99
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +151,43 @@ def test_parsing_is_facer_called_by_hand(tmp_path, portrait):
     assert list(seg["label_names"]) == list(CELEBM.classes)
     np.testing.assert_allclose(found[0], seg["logits"].softmax(1)[0], atol=1e-5)
     np.testing.assert_allclose(ours.parse(frame[None], points[None])[0], found[0], atol=1e-5)
+
+
+def test_a_batch_is_encoded_once_and_the_prompt_once_in_a_run(pipeline):
+    inpainter, wanted = build(pipeline, "cpu", size=SIDE, condition="inpaint"), asked(3)
+    encoded, told = list[int](), list[int]()
+    inpainter.pipeline.vae.encoder.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
+    inpainter.pipeline.text_encoder.register_forward_hook(lambda *_: told.append(1))
+    for _ in range(2):
+        inpainter.inpaint(wanted, SETTINGS, [generator(n) for n in range(3)])
+    assert set(encoded) == {3}
+    assert len(told) == 2  # the prompt and what it is not
+    other = inpainter.inpaint(wanted, SETTINGS.model_copy(update={"prompt": "f g h"}), [generator(n) for n in range(3)])
+    assert len(told) == 4
+    assert not np.array_equal(other, inpainter.inpaint(wanted, SETTINGS, [generator(n) for n in range(3)]))
+
+
+def test_the_faces_of_a_batch_that_is_filled_up_stay_as_they_are(pipeline):
+    inpainter, wanted = build(pipeline, "cpu", size=SIDE, condition="inpaint"), asked(3)
+    as_it_is = inpainter.inpaint(wanted, SETTINGS, [generator(n) for n in range(3)])
+    inpainter.sizes = BatchSizes(known={4})  # a compiled one's, without the compilation: it takes half a minute
+    seen = list[int]()
+    inpainter.pipeline.vae.encoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    filled = inpainter.inpaint(wanted, SETTINGS, [generator(n) for n in range(3)])
+    assert set(seen) == {4}
+    assert np.abs(filled.astype(int) - as_it_is).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_parses_almost_as_full_does(tmp_path, portrait, dtype):
+    torch.manual_seed(0)
+    write_farl(tmp_path / "farl.pt")
+    frame = cv2.resize(portrait, (256, 256), interpolation=cv2.INTER_AREA)[None]
+    points = np.array([[[98, 100], [158, 100], [128, 140], [104, 176], [152, 176]]], np.float64)
+    full, half = (
+        parser_module.build(tmp_path / "farl.pt", "cpu", name).parse(frame, points) for name in ("float32", dtype)
+    )
+    assert half.dtype == np.float32
+    assert not np.array_equal(half, full)
+    assert np.abs(half - full).mean() < 1e-3
+    assert (half.argmax(1) == full.argmax(1)).mean() > 0.97  # random weights are sure of nothing

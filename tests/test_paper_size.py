@@ -1,0 +1,85 @@
+"""What a face costs at paper size, and how that is measured: the tiny size of both, held to what really runs."""
+
+import pytest
+import torch
+from segment_anything.modeling import ImageEncoderViT
+
+import benchmarks.gpu
+from benchmarks.costs import flops_of, generating, segmenting, stored
+from benchmarks.gpu import disc, gpu
+from benchmarks.paper_size import SIZES, Generator, Parser, profile, write
+from s3pot_batch.stages.method.enhancement import token_region
+from s3pot_batch.stages.models.protocols import Inpainting
+from s3pot_batch.stages.models.registry import Models
+from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
+from s3pot_batch.stages.models.taxonomy import CELEBM
+
+TINY = SIZES["tiny"]
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # facer wants TorchScript
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    write(TINY, folder)
+    return folder
+
+
+def test_networks_are_called_as_often_as_the_costs_say(written):
+    inpainter = Models(profile(TINY, written, "exact")).inpainter
+    pipeline = inpainter.pipeline  # type: ignore[attr-defined]
+    seen = dict.fromkeys(("VAE encodes the photo", "ControlNet", "UNet", "VAE draws the reference"), 0)
+
+    def count(name, batch):
+        seen[name] += len(batch)
+
+    parts = (pipeline.vae.encoder, pipeline.controlnet, pipeline.unet, pipeline.vae.decoder)
+    for name, part in zip(seen, parts, strict=True):
+        part.register_forward_pre_hook(lambda _, args, name=name: count(name, args[0]))
+    photos = torch.randint(0, 256, (1, TINY.frame, TINY.frame, 3), dtype=torch.uint8).numpy()
+    holes = disc(TINY.frame)[None]
+    asked = Inpainting(photos, holes.astype("uint8"), holes, hide=False, taxonomy=CELEBM)
+    inpainter.inpaint(asked, TINY.settings.references, [torch.Generator()])
+    assert {step.name: step.calls for step in generating(TINY)} == seen
+
+
+def test_operations_without_weights_are_those_with_them():
+    sam = build_vit_sam(**TINY.sam, fused=False)
+    pictures = torch.zeros(2, 3, TINY.sam["img_size"], TINY.sam["img_size"])
+    [encoder] = [step for step in segmenting(TINY) if step.name.startswith("image encoder")]
+    assert encoder.all_flops == flops_of(lambda: sam.image_encoder(pictures)) > 0
+    assert encoder.weights == sum(one.numel() for one in sam.image_encoder.parameters())
+    layer = torch.nn.Linear(5, 7)
+    assert flops_of(lambda: layer(torch.zeros(3, 5))) == 2 * 3 * 5 * 7
+
+
+def test_the_full_size_has_the_published_numbers_of_weights():
+    with torch.device("meta"):
+        parts, parser = Generator.of(SIZES["full"]), Parser(SIZES["full"].parser)
+    millions = [
+        round(sum(one.numel() for one in net.parameters()) / 1e6) for net in (parts.unet, parts.controlnet, parser)
+    ]
+    assert millions == [860, 361, 86]
+    assert stored()["references.zarr"] == 512 * 512 * 8
+    assert 1600 < int(token_region(torch.from_numpy(disc(512)), 64).sum()) < 1700
+
+
+def test_both_ways_are_measured_in_one_run(monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks.gpu, "TIMES", 1)
+    gpu("tiny")
+    first, *lines, last = capsys.readouterr().out.splitlines()
+    assert "TFLOP/s" in first
+    assert [line.split(":")[0] for line in lines] == [
+        "parser", "inpainter", "image encoder", "FE and matching", "adapter and mask decoder",
+    ]  # fmt: skip
+    assert all("% of the peak" in line and "published" in line for line in lines)
+    assert last.startswith("in all ")
+
+
+def test_the_published_way_has_the_published_attention(written):
+    kinds = {}
+    for way in ("published", "exact"):
+        encoder = Models(profile(TINY, written, way)).segmenter.sam.image_encoder  # type: ignore[attr-defined]
+        assert isinstance(encoder, ImageEncoderViT)
+        kinds[way] = type(encoder.blocks[0].attn).__name__
+    assert kinds == {"published": "Attention", "exact": "FoldedAttention"}
