@@ -2,28 +2,23 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Annotated
 
-import torch
 import typer
 
-from benchmarks.attention import attention
-from benchmarks.caching import caching
-from benchmarks.chaos import chaos
-from benchmarks.costs import costs
-from benchmarks.gpu import gpu
-from benchmarks.matching import matching
-from benchmarks.million import million
-from benchmarks.models import models
-from benchmarks.mutations import mutations
-from benchmarks.planning import planning
-from benchmarks.reporting import reporting
-from benchmarks.scheduling import scheduling
+
+def run(name: str, *args: str, **options: bool) -> None:
+    """Run the function of a module's own name; some of the modules take seconds to import."""
+    getattr(import_module(f"benchmarks.{name}"), name)(*args, **options)
+
 
 BENCHMARKS: dict[str, Callable[..., None]] = {
-    "matching": matching, "caching": caching, "planning": planning, "scheduling": scheduling, "models": models,
-    "mutations": mutations, "million": million, "chaos": chaos,
-    "reporting": reporting, "attention": attention, "costs": costs, "gpu": gpu,
+    name: partial(run, name)
+    for name in (
+        "matching", "caching", "planning", "scheduling", "models", "mutations", "million", "chaos", "reporting",
+        "attention", "costs", "gpu",
+    )
 }  # fmt: skip
 LONG = ("million", "chaos", "reporting", "gpu")
 """Minutes, or a quarter of an hour, each: only by name."""
@@ -37,6 +32,8 @@ def main(
     compiled: Annotated[bool, typer.Option("--compiled", help="Of gpu: with torch.compile, on a device.")] = False,
 ) -> None:
     """Run benchmarks, one after the other."""
+    import torch
+
     torch.set_num_threads(1)
     for name in names or [name for name in BENCHMARKS if name not in LONG]:
         if name not in BENCHMARKS:

@@ -75,7 +75,7 @@ def generating(size: Size) -> list[Step]:
 def segmenting(size: Size) -> list[Step]:
     """The steps of stage two, with the attention as it was published: folded, it costs more and takes less time."""
     with torch.device("meta"):
-        sam = build_vit_sam(**size.sam, fused=False)
+        sam = build_vit_sam(**size.sam)
         segmenter = SamSegmenter(sam)
         side, channels = segmenter.shape.side, segmenter.shape.channels
         adapter, picture = (

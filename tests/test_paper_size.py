@@ -44,7 +44,7 @@ def test_networks_are_called_as_often_as_the_costs_say(written):
 
 
 def test_operations_without_weights_are_those_with_them():
-    sam = build_vit_sam(**TINY.sam, fused=False)
+    sam = build_vit_sam(**TINY.sam)
     pictures = torch.zeros(2, 3, TINY.sam["img_size"], TINY.sam["img_size"])
     [encoder] = [step for step in segmenting(TINY) if step.name.startswith("image encoder")]
     assert encoder.all_flops == flops_of(lambda: sam.image_encoder(pictures)) > 0

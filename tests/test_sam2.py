@@ -16,6 +16,7 @@ from s3pot_batch.stages.models.adapters.attention import untrained
 from s3pot_batch.stages.models.protocols import TokenShape
 from s3pot_batch.stages.settings import SegmentSettings
 from s3pot_batch.stages.tokens import cached
+from tests.segmenting import asked, assert_as_the_models_forward, assert_it_attends_as_its_decoder
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "extending"
 BACKBONE = {
@@ -33,8 +34,6 @@ TINY: dict[str, Any] = {
     "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
 }  # fmt: skip
 """8×8 tokens of 32 channels from 128 px."""
-POINTS = torch.tensor([[[0.3, 0.4], [0.8, 0.1], [0.5, 0.9]], [[0.1, 0.2], [0.6, 0.6], [0.2, 0.7]]])
-LABELS = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
 
 
 @pytest.fixture(scope="module")
@@ -56,24 +55,15 @@ def images():
 
 
 def test_its_steps_are_the_models_own_forward(segmenter, images):
-    tokens, prompts = segmenter.encode(images), segmenter.embed_points(POINTS, LABELS)
-    logits, quality = segmenter.decode(tokens, prompts)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    with torch.no_grad():
-        whole = segmenter.sam(
-            pixel_values=((images / 255 - mean) / std).permute(0, 3, 1, 2), input_points=128 * POINTS[:, None],
-            input_labels=LABELS[:, None].long(), multimask_output=False,
-        )  # fmt: skip
-    torch.testing.assert_close(logits, whole.pred_masks[:, 0, 0])
-    torch.testing.assert_close(quality, whole.iou_scores[:, 0, 0])
+    whole, (tokens, _) = assert_as_the_models_forward(segmenter, images), asked(segmenter, images)
     torch.testing.assert_close(tokens[:, :32], whole.image_embeddings[-1])
-    assert logits.shape == (2, 32, 32)
+    assert whole.pred_masks.shape[-2:] == (32, 32)
     assert segmenter.shape == TokenShape(32, 8, fine=96)
     assert tokens.shape == (2, segmenter.shape.stored, 8, 8)
 
 
 def test_the_finer_maps_count_in_its_masks(segmenter, images):
-    tokens, prompts = segmenter.encode(images), segmenter.embed_points(POINTS, LABELS)
+    tokens, prompts = asked(segmenter, images)
     logits, _ = segmenter.decode(tokens, prompts)
     for fine in (slice(32, 64), slice(64, 128)):
         without = tokens.clone()
@@ -82,16 +72,11 @@ def test_the_finer_maps_count_in_its_masks(segmenter, images):
 
 
 def test_it_attends_as_its_decoder_does(segmenter, images):
-    tokens, prompts, seen = segmenter.encode(images), segmenter.embed_points(POINTS, LABELS), list[torch.Tensor]()
-    transformer = segmenter.sam.mask_decoder.transformer
-    handle = transformer.register_forward_hook(lambda _module, _given, found: seen.append(found[1][:, 0]))
-    segmenter.decode(tokens, prompts)
-    handle.remove()
-    torch.testing.assert_close(segmenter.attend(tokens, prompts), torch.cat(seen))
+    assert_it_attends_as_its_decoder(segmenter, images)
 
 
 def test_padding_is_as_if_it_were_not_there(segmenter, images):
-    tokens, prompts = segmenter.encode(images), segmenter.embed_points(POINTS, LABELS)
+    tokens, prompts = asked(segmenter, images)
     padded = torch.cat([prompts, torch.full((2, 3, 32), 9.0)], 1)
     padding = torch.arange(padded.shape[1]).expand(2, -1) >= prompts.shape[1]
     torch.testing.assert_close(segmenter.decode(tokens, padded, padding)[0], segmenter.decode(tokens, prompts)[0])

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import SamModel
+from transformers import PreTrainedModel, SamModel
 
 from s3pot_batch.stages.models.protocols import TokenShape
 
@@ -22,9 +22,13 @@ SURE = 10.0
 class TransformersSegmenter:
     """A :class:`~transformers.SamModel` as a segmenter; its weights are frozen."""
 
-    def __init__(self, sam: SamModel) -> None:
+    def __init__(self, sam: PreTrainedModel) -> None:
         self.sam = sam.eval().requires_grad_(requires_grad=False)
-        self.side: int = sam.config.vision_config.image_size
+
+    @property
+    def side(self) -> int:
+        """Of the pictures, in pixels."""
+        return int(self.sam.config.vision_config.image_size)
 
     @property
     def shape(self) -> TokenShape:
@@ -40,19 +44,27 @@ class TransformersSegmenter:
     @property
     def point_spread(self) -> float:
         """√(½ + the labels' variance): a point is sines and cosines, whose mean square is ½, and its label's vector."""
-        labels = torch.cat([embedding.weight for embedding in self.sam.prompt_encoder.point_embed[:2]])
-        return float((0.5 + labels.var(1)).mean().sqrt())
+        return float((0.5 + self._label_vectors.var(1)).mean().sqrt())
+
+    @property
+    def _label_vectors(self) -> Tensor:
+        """2×C: what is added to a point for its label."""
+        return torch.cat([embedding.weight for embedding in self.sam.prompt_encoder.point_embed[:2]])
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """B×H×H×3 uint8 RGB → B×C×T×T float32."""
+        tokens: Tensor = self.sam.vision_encoder(self._pixels(images))[0]
+        return tokens
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """B×H×H×3 uint8 RGB → B×3×S×S, normalised."""
         pixels = images.permute(0, 3, 1, 2).to(self.device, torch.float32) / 255
         if pixels.shape[-1] != self.side:
             size = (self.side, self.side)
             pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in (MEAN, STD))
-        tokens: Tensor = self.sam.vision_encoder((pixels - mean) / std)[0]
-        return tokens
+        return (pixels - mean) / std
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """B×P×2 in 0..1 and B×P → B×P+1×C; SAM adds a padding point where there is no box."""
@@ -71,10 +83,8 @@ class TransformersSegmenter:
 
     def attend(self, tokens: Tensor, prompts: Tensor) -> Tensor:
         """B×C×T×T and B×Q×C → B×T²×C: the second output of the decoder's two-way transformer."""
-        decoder = self.sam.mask_decoder
-        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        queries = torch.cat([own.expand(len(tokens), -1, -1), prompts], 1)
-        keys: Tensor = decoder.transformer(
+        queries = torch.cat([self._own_tokens.expand(len(tokens), -1, -1), prompts], 1)
+        keys: Tensor = self.sam.mask_decoder.transformer(
             queries[:, None], tokens + self._no_map, self._position.expand(len(tokens), -1, -1, -1), None
         )[1]
         return keys[:, 0]
@@ -87,12 +97,21 @@ class TransformersSegmenter:
         for n in range(len(tokens)):
             own = prompts[n] if padding is None else prompts[n][~padding[n]]
             dense = self._no_map if maps is None else maps[n : n + 1]
-            mask, quality = self.sam.mask_decoder(
-                tokens[n : n + 1], self._position, own[None, None], dense, multimask_output=False
-            )
+            mask, quality = self._decoded(tokens[n : n + 1], own[None, None], dense)
             masks.append(mask[0, 0, 0])
             qualities.append(quality[0, 0, 0])
         return torch.stack(masks), torch.stack(qualities)
+
+    def _decoded(self, tokens: Tensor, prompts: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """One image's mask and predicted IoU, 1×1×1×4T×4T and 1×1×1."""
+        mask, quality = self.sam.mask_decoder(tokens, self._position, prompts, dense, multimask_output=False)
+        return mask, quality
+
+    @property
+    def _own_tokens(self) -> Tensor:
+        """What the decoder puts in front of the prompts."""
+        decoder = self.sam.mask_decoder
+        return torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
 
     @property
     def _no_map(self) -> Tensor:

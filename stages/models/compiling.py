@@ -25,9 +25,6 @@ class BatchSizes:
         size = (
             min((size for size in self.known if count <= size <= 2 * count), default=count) if self.compiled else count
         )
-        try:
-            yield size
-        except Exception:
-            self.known.discard(size)
-            raise
+        self.known.discard(size)
+        yield size
         self.known.add(size)

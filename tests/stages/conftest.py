@@ -20,6 +20,7 @@ from s3pot_batch.stages.method.pairs import Pair
 from s3pot_batch.stages.models.adapters import attention
 from s3pot_batch.stages.models.adapters.attention import AttentionAdapter
 from s3pot_batch.stages.models.profiles import PartSpec, Profile
+from s3pot_batch.stages.models.segmenters._attention import fold
 from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
 from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
 from s3pot_batch.stages.settings import FaceSettings, Settings, TrainingSettings, changed
@@ -38,7 +39,9 @@ def tiny_sam():
     """A segmenter of the same random weights every time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return build_vit_sam(**TINY)
+        sam = build_vit_sam(**TINY)
+    fold(sam.image_encoder)  # as the kind sam_vit does
+    return sam
 
 
 @pytest.fixture

@@ -27,11 +27,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 def build_vit_sam(
     size: str = "", *, embed_dim: int = 0, depth: int = 0, num_heads: int = 0,
     global_attn_indexes: tuple[int, ...] = (), img_size: int = 1024, patch_size: int = 16, out_chans: int = 256,
-    fused: bool = True,
 ) -> Sam:  # fmt: skip
     """The network as ``segment_anything.build_sam`` builds it, with random weights; other sizes for tests.
-
-    With ``fused`` its image encoder's attention is :class:`FoldedAttention`; else it is the library's own.
 
     Raises:
         KeyError: ``size`` is none of ``vit_b``, ``vit_l``, ``vit_h``.
@@ -43,9 +40,7 @@ def build_vit_sam(
         **shape, img_size=img_size, patch_size=patch_size, out_chans=out_chans, mlp_ratio=4, qkv_bias=True,
         norm_layer=partial(nn.LayerNorm, eps=1e-6), use_rel_pos=True, window_size=14,
     )  # fmt: skip
-    return assemble(
-        fold(encoder) if fused else encoder, img_size, img_size // patch_size, out_chans, mlp_dim=2048, heads=8
-    )
+    return assemble(encoder, img_size, img_size // patch_size, out_chans, mlp_dim=2048, heads=8)
 
 
 def token_shape(*, img_size: int = 1024, patch_size: int = 16, out_chans: int = 256, **others: object) -> TokenShape:
@@ -55,8 +50,8 @@ def token_shape(*, img_size: int = 1024, patch_size: int = 16, out_chans: int = 
 
 
 def build(
-    weights: Path, device: str, dtype: str = "float32", *, map_logit: float = MAP_LOGIT, compiled: bool = False,
-    **options: object,
+    weights: Path, device: str, dtype: str = "float32", *, map_logit: float = MAP_LOGIT, fused: bool = True,
+    compiled: bool = False, **options: object,
 ) -> SamSegmenter:  # fmt: skip
     """The segmenter from a published ``.pth`` or a safetensors file.
 
@@ -65,6 +60,7 @@ def build(
         device: where it runs.
         dtype: of the image encoder, which takes nearly all of the time; tokens, prompts and decoder are float32.
         map_logit: what a mask prompt holds where a map is sure.
+        fused: the image encoder's attention is :class:`FoldedAttention`; else it is the library's own.
         compiled: the image encoder by ``torch.compile``, which takes minutes first; never on a CPU.
         options: :func:`build_vit_sam`'s.
     """
@@ -72,6 +68,8 @@ def build(
         raise TypeError(f"sam_vit runs in {', '.join(DTYPES)}, not {dtype}")
     sam = build_vit_sam(**options)  # type: ignore[arg-type]
     sam.load_state_dict(read_state(weights))
+    if fused:
+        fold(sam.image_encoder)
     sam.image_encoder.to(getattr(torch, dtype))
     segmenter = SamSegmenter(sam.to(device), map_logit=map_logit)
     if compiled and device != "cpu":
