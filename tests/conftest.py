@@ -13,6 +13,7 @@ gc.disable()  # what the tests import is a million objects that stay; looking th
 def pytest_collection_finish() -> None:
     """From here on garbage is collected, among what the tests themselves make."""
     gc.freeze()
+    gc.set_threshold(20_000, *gc.get_threshold()[1:])  # tensors and tables are few objects
     gc.enable()
 
 
