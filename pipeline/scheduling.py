@@ -45,6 +45,8 @@ FAILURES = 9
 """Workers that a shard may kill, before it is given up; a photo that kills them is left alone after three."""
 PRELOAD = ("s3pot_batch.pipeline.transport",)
 """What a worker process imports before it connects."""
+FORKING = "s3pot_batch.pipeline.forking"
+"""What the process that workers are forked from imports first."""
 LOCAL_CPU = (Place("cpu"), Place("cpu"))
 
 
@@ -236,7 +238,7 @@ def _way_to_start(places: Sequence[Place], imports: Sequence[str]) -> Iterator[N
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver" if forked else "spawn"}):
         context = get_mp_context()  # has its own list of what to import, and sets it the first time
         if forked:
-            context.set_forkserver_preload(["distributed", "torch", *PRELOAD, *imports])
+            context.set_forkserver_preload([FORKING, "distributed", "torch", *PRELOAD, *imports])
         yield
 
 

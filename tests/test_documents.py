@@ -7,11 +7,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import nbformat
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.utils.capture import capture_output
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -67,15 +63,24 @@ def test_examples_in_docstrings_give_what_they_say(module):
     assert not found.failed
 
 
-def test_the_notebook_is_committed_without_outputs():
-    cells = nbformat.read(ROOT / "examples" / "notebook.ipynb", 4).cells
+@pytest.fixture(scope="module")
+def cells():
+    import nbformat  # it loads much, and one process of the tests needs it
+
+    return nbformat.read(ROOT / "examples" / "notebook.ipynb", 4).cells
+
+
+def test_the_notebook_is_committed_without_outputs(cells):
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert code
     assert all(cell.execution_count is None and cell.outputs == [] for cell in code)
 
 
-def test_the_notebook_finds_what_it_drew():
-    cells = nbformat.read(ROOT / "examples" / "notebook.ipynb", 4).cells
+def test_the_notebook_finds_what_it_drew(cells):
+    import matplotlib.pyplot as plt
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
     shell = InteractiveShell.instance()  # in this process, which has loaded torch already
     with contextlib.chdir(ROOT), capture_output() as shown:
         for cell in cells:

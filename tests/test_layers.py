@@ -4,7 +4,8 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,8 @@ def _parts(file: Path) -> tuple[str, ...]:
     return file.relative_to(ROOT).with_suffix("").parts
 
 
-def imported(file: Path, *, typing: bool = True) -> Iterator[str]:
+@cache
+def imported(file: Path, *, typing: bool = True) -> tuple[str, ...]:
     """Dotted names of everything that a file imports, inside functions too.
 
     Args:
@@ -63,18 +65,21 @@ def imported(file: Path, *, typing: bool = True) -> Iterator[str]:
         typing: imports that only a type checker sees are meant, too.
     """
     tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    nodes = tuple(ast.walk(tree))
     unseen = {
-        id(inner) for node in ast.walk(tree)
+        id(inner) for node in nodes
         if not typing and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }  # fmt: skip
-    for node in ast.walk(tree):
+    names: list[str] = []
+    for node in nodes:
         if id(node) in unseen:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(names)
 
 
 def within(name: str, packages: Collection[str]) -> bool:
@@ -170,7 +175,8 @@ def loaded_by(*groups: Collection[str]) -> list[set[str]]:
     A warning of any of them fails.
     """
     code = (
-        "import importlib, json, sys\n"
+        "import gc, importlib, json, sys\n"
+        "gc.disable()\n"  # what is imported stays, and to look through it again and again takes a second
         f"for names in {[sorted(names) for names in groups]!r}:\n"
         "    for name in names: importlib.import_module(name)\n"
         "    print(json.dumps(sorted(sys.modules)))"

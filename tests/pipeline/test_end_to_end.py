@@ -1,4 +1,4 @@
-"""The whole pipeline with the embedded models on real portraits, through the command line."""
+"""The whole pipeline through the command line: the embedded models on real portraits, and the published formats."""
 
 import contextlib
 import os
@@ -11,6 +11,7 @@ from multiprocessing import get_context
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import skimage.data
@@ -19,9 +20,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from examples.demo_photos import draw, load_portrait
+from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.pipeline.cli import app
+from s3pot_batch.stages.models.downloads import licences, pull
 from s3pot_batch.stages.rle import decode_rle
 from tests.pipeline.interrupted import command
+from tests.pipeline.mirror import pulled_profile, write_mirror
+from tests.published import IP_ADAPTER
 
 WITHOUT_TORCH = """
 import sys
@@ -155,3 +160,37 @@ def test_evaluation_prints_its_figures(run, photos):
     assert done.exit_code == 0, done.stderr
     assert "iou" in done.stdout
     assert len(pq.read_table(run / "evaluation.parquet")) == 2
+
+
+def test_two_workers_run_the_whole_pipeline_on_what_was_pulled_from_a_folder(tmp_path):
+    """It stands here, and not with the other tests of ``models pull``, as the workers' libraries are loaded already."""
+    published = write_mirror(tmp_path / "mirror")
+    mine = pulled_profile(tmp_path / "cache", "['inpaint', 'ade']", f", ip_adapter = '{IP_ADAPTER}'")
+    named = ("--profile", tmp_path / "mine.toml")
+    assert any("OpenRAIL" in line for line in licences(mine))
+    fetched = here("models", "pull", *named, "--offline", "--from", published, cwd=tmp_path)
+    assert (fetched.exit_code, "TorchScript, which is code" in fetched.output) == (0, True), fetched.output
+    assert here("models", "verify", *named, cwd=tmp_path).exit_code == 0
+    assert licences(mine) == []
+    assert pull(mine, offline=True).failed == []
+    points = [44.0, 60.0, 84.0, 60.0, 64.0, 84.0, 50.0, 104.0, 78.0, 104.0]
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 160, 128, 3), dtype=np.uint8)
+    for name, photo in zip("ab", pixels, strict=True):
+        Image.fromarray(photo).save(tmp_path / f"{name}.png")
+    rows = [{"image": f"{name}.png", "landmarks": points} for name in "ab"]
+    write_parquet(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    config = tmp_path / "config.toml"
+    config.write_text(
+        "[faces]\nframe = 64\n[references]\nsteps = 2\nidentity = 0.5\n[training]\nepochs = 2\n"
+        "[segments]\nper_image = true\n"  # so that a single command does all stages but the training
+    )
+    words = ("segment", "--manifest", tmp_path / "in.parquet", *named, "--config", config, "--device", "cpu")
+    for run, workers in (("two", 2), ("none", 0)):
+        done = here(*words, "--run", run, "--shard-size", 1, "--workers", workers, cwd=tmp_path)
+        assert done.exit_code == 0, done.output
+    two, none = (pq.read_table(tmp_path / run / "segments.parquet").to_pylist() for run in ("two", "none"))
+    assert [row["status"] for row in two] == ["ok", "ok"]
+    assert [row["occlusion"]["size"] for row in two] == [[160, 128], [160, 128]]
+    for column in ("occlusion", "face_region", "faces"):
+        assert [row[column] for row in two] == [row[column] for row in none], column
+    assert two[0]["faces"][0]["predicted_iou"] != two[1]["faces"][0]["predicted_iou"]

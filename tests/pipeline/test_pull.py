@@ -13,64 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
-from s3pot_batch.manifests.files import write_parquet
-from s3pot_batch.pipeline.cli import app
 from s3pot_batch.stages.models.checkpoints import file_digest, weights_digest
-from s3pot_batch.stages.models.downloads import LOCK, download, licences, pull, verify
+from s3pot_batch.stages.models.downloads import LOCK, download, pull, verify
 from s3pot_batch.stages.models.profiles import PAPER, PROFILES, PartSpec, find_profile
 from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
 from s3pot_batch.stages.models.sources import CONTROLNETS, HALF, PIPELINE, STABLE_DIFFUSION, sources
-from tests.published import IP_ADAPTER, write_farl, write_ip_adapter, write_stable_diffusion
+from tests.pipeline.mirror import FARL, SAM, pulled_profile, write_mirror
 from tests.stages.conftest import TINY
-
-FARL, SAM = "face_parsing.farl.celebm.main_ema_181500_jit.pt", "sam_vit_b_01ec64.pth"
-PULL = (sys.executable, "-m", "s3pot_batch", "models", "pull", "--json", "--profile")
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A mirror: every file where the profile wants it, and nothing that is assembled."""
-    folder = tmp_path_factory.mktemp("mirror")
-    torch.manual_seed(0)
-    write_farl(folder / FARL)
-    torch.save(build_vit_sam(**TINY).state_dict(), folder / SAM)
-    write_stable_diffusion(folder / PIPELINE, 3, 3)
-    write_ip_adapter(folder / PIPELINE)
-    (folder / PIPELINE / "model_index.json").unlink()
-    tokenizer = folder / PIPELINE / "tokenizer"
-    shutil.rmtree(tokenizer)
-    tokenizer.mkdir()
-    for name in ("vocab.json", "merges.txt"):
-        (folder / PIPELINE / name).rename(tokenizer / name)
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 16, "pad_token": "<|endoftext|>"}
-    (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings))
-    (tokenizer / "special_tokens_map.json").write_text(json.dumps({"unk_token": "<|endoftext|>"}))
-    return folder
-
-
-def profile(cache, condition="'inpaint'", more=""):
-    sizes = ", ".join(f"{name} = {value}" for name, value in TINY.items())
-    path = cache.parent / "mine.toml"
-    path.write_text(f"""base = "paper"
-[parser]
-weights = "{cache / FARL}"
-[inpainter]
-weights = "{cache / PIPELINE}"
-dtype = "float32"
-options = {{ size = 64, condition = {condition}{more} }}
-[segmenter]
-weights = "{cache / SAM}"
-options = {{ {sizes}, size = "" }}
-""")
-    return find_profile(str(path))
+    return write_mirror(tmp_path_factory.mktemp("published") / "mirror")
 
 
 @contextmanager
@@ -112,49 +70,12 @@ def served(folder, log, headers=None):
         server.server_close()
 
 
-def said(*words):
-    """What a command in this process prints; it has to end well."""
-    done = CliRunner().invoke(app, list(map(str, words)))
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def test_two_workers_run_the_whole_pipeline_on_what_was_pulled_from_a_folder(published, tmp_path):
-    mine = profile(tmp_path / "cache", "['inpaint', 'ade']", f", ip_adapter = '{IP_ADAPTER}'")
-    named = ("--profile", tmp_path / "mine.toml")
-    assert any("OpenRAIL" in line for line in licences(mine))
-    assert "TorchScript, which is code" in said("models", "pull", *named, "--offline", "--from", published)
-    said("models", "verify", *named)
-    assert licences(mine) == []
-    assert pull(mine, offline=True).failed == []
-    points = [44.0, 60.0, 84.0, 60.0, 64.0, 84.0, 50.0, 104.0, 78.0, 104.0]
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 160, 128, 3), dtype=np.uint8)
-    for name, photo in zip("ab", pixels, strict=True):
-        Image.fromarray(photo).save(tmp_path / f"{name}.png")
-    rows = [{"image": f"{name}.png", "landmarks": points} for name in "ab"]
-    write_parquet(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
-    config = tmp_path / "config.toml"
-    config.write_text(
-        "[faces]\nframe = 64\n[references]\nsteps = 2\nidentity = 0.5\n[training]\nepochs = 2\n"
-        "[segments]\nper_image = true\n"  # so that a single command does all stages but the training
-    )
-    words = ("segment", "--manifest", tmp_path / "in.parquet", *named, "--config", config, "--device", "cpu")
-    for run, workers in (("two", 2), ("none", 0)):
-        said(*words, "--run", tmp_path / run, "--shard-size", 1, "--workers", workers)
-    two, none = (pq.read_table(tmp_path / run / "segments.parquet").to_pylist() for run in ("two", "none"))
-    assert [row["status"] for row in two] == ["ok", "ok"]
-    assert [row["occlusion"]["size"] for row in two] == [[160, 128], [160, 128]]
-    for column in ("occlusion", "face_region", "faces"):
-        assert [row[column] for row in two] == [row[column] for row in none], column
-    assert two[0]["faces"][0]["predicted_iou"] != two[1]["faces"][0]["predicted_iou"]
-
-
 def test_one_file_that_cannot_be_had_is_one_line_and_the_others_go_on(published, tmp_path):
     mirror = tmp_path / "mirror"
     shutil.copytree(published, mirror)
     (mirror / PIPELINE / "vae" / "config.json").unlink()
     (mirror / SAM).write_bytes(b"<html>login first</html>")
-    mine = profile(tmp_path / "cache")
+    mine = pulled_profile(tmp_path / "cache")
     pulled = pull(mine, offline=False, mirror=str(mirror))
     assert len(pulled.failed) == 2
     assert all("\n" not in line for line in pulled.failed)
@@ -169,7 +90,7 @@ def test_one_file_that_cannot_be_had_is_one_line_and_the_others_go_on(published,
 
 
 def test_garbage_and_other_files_than_were_fetched_are_found(published, tmp_path):
-    mine = profile(tmp_path / "cache")
+    mine = pulled_profile(tmp_path / "cache")
     pull(mine, offline=True, mirror=str(published))
     unet = tmp_path / "cache" / PIPELINE / "unet" / "diffusion_pytorch_model.safetensors"
     whole = unet.read_bytes()
@@ -183,7 +104,7 @@ def test_garbage_and_other_files_than_were_fetched_are_found(published, tmp_path
 
 
 def test_what_was_fetched_once_is_held_to_its_hash_the_next_time(published, tmp_path):
-    mine = profile(tmp_path / "cache")
+    mine = pulled_profile(tmp_path / "cache")
     pull(mine, offline=True, mirror=str(published))
     (tmp_path / "cache" / SAM).unlink()
     mirror = tmp_path / "mirror"
@@ -205,7 +126,7 @@ def test_published_hashes_are_pinned_and_others_are_refused(tmp_path, published)
 
 
 def test_offline_asks_no_network(tmp_path):
-    failed = pull(profile(tmp_path / "cache"), offline=True).failed
+    failed = pull(pulled_profile(tmp_path / "cache"), offline=True).failed
     assert len(failed) == len(sources(PAPER.inpainter)) + 2
     assert all("--offline forbids" in line for line in failed)
 
@@ -225,11 +146,11 @@ def test_an_interrupted_download_goes_on(tmp_path):
 
 
 def test_a_mirror_may_be_a_url(published, tmp_path):
-    mine, log = profile(tmp_path / "cache"), list[Any]()
+    mine, log = pulled_profile(tmp_path / "cache"), list[Any]()
     with served(published, log) as url:
         assert pull(mine, offline=False, mirror=url).failed == []
     assert verify(mine) == []
-    failed = pull(profile(tmp_path / "other"), offline=False, mirror=url).failed  # nobody serves it any more
+    failed = pull(pulled_profile(tmp_path / "other"), offline=False, mirror=url).failed  # nobody serves it any more
     assert len(failed) == len(log)
     assert all("refused" in line for line in failed)
 
@@ -247,7 +168,7 @@ def test_the_hubs_files_come_through_huggingface_hub_under_the_names_that_diffus
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(published / name, place)
     assert {source.repo for source in sources(PAPER.inpainter).values()} == {STABLE_DIFFUSION, CONTROLNETS["inpaint"]}
-    profile(tmp_path / "cache")
+    pulled_profile(tmp_path / "cache")
     with served(hub, log, lambda path: path.replace("/resolve/main/", "/")) as url:
         environment = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1",
                                     "https_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}  # fmt: skip
@@ -264,7 +185,7 @@ def test_the_hubs_files_come_through_huggingface_hub_under_the_names_that_diffus
 
 
 def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path):
-    profile(tmp_path / "cache")
+    pulled_profile(tmp_path / "cache")
     nowhere = "http://127.0.0.1:9"
     environment = os.environ | {"HF_ENDPOINT": nowhere, "HF_HOME": str(tmp_path / "home"), "https_proxy": nowhere,
                                 "no_proxy": "127.0.0.1", "HF_HUB_OFFLINE": "1"}  # fmt: skip

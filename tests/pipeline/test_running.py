@@ -157,6 +157,11 @@ class TestDask(RunnerContract):
             counted = [report.items for report in told if report.error == worker]
             assert sorted(counted) == list(range(1, len(counted) + 1))
 
+    def test_a_forked_worker_looks_for_garbage_among_what_is_its_own(self, tmp_path):
+        reports = self.run(toy_stage.tells_garbage, tasks(tmp_path), CONTEXT, lambda _: None)
+        assert {report.error for report in reports} == {"True"}
+        assert min(report.items for report in reports) > 100  # torch and Dask alone are more
+
     def test_a_worker_whose_device_is_lost_ends_and_another_goes_on(self, tmp_path):
         reports = self.run(toy_stage.loses_its_device_once, tasks(tmp_path, 4), CONTEXT, lambda _: None)
         assert [(report.ok, report.error) for report in reports] == [(2, None)] * 4

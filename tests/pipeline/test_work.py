@@ -125,7 +125,7 @@ def test_per_image_fitting_does_the_stages_that_it_needs(photos, segmented, tmp_
     options = ("--config", tmp_path / "without.toml", "--per-image")
     preview = json.loads(working("segment", photos, by_file, *options, "--dry-run", "--json").stdout)
     assert preview["shards to do"] == dict.fromkeys(("references", "tokens", "fits", "decoded", "segments"), 0)
-    assert working("train", photos, in_turn, *options).exit_code == 1
+    assert working("train", photos, in_turn, *options, "--references", by_file).exit_code == 1
     assert not (in_turn / "checkpoint").exists()
     assert not (in_turn / "segments.parquet").exists()
     assert working("segment", photos, in_turn, *options).exit_code == 1
@@ -136,7 +136,7 @@ def test_a_trained_adapter_is_the_runs_own(photos, segmented, tmp_path):
     folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere" / "run"
     (tmp_path / "mine.toml").write_text(LEARNING)
     options = ("--config", tmp_path / "mine.toml")
-    done = working("train", photos, folder, *options, "--json")
+    done = working("train", photos, folder, *options, "--references", segmented, "--json")
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert (said["stage"], said["unit"], said["photos"], said["ok"]) == ("train", "faces", 1, 1)

@@ -1,5 +1,6 @@
 """Toy stages that a worker process can import, and what they are given. None of it loads torch."""
 
+import gc
 import os
 import signal
 import time
@@ -35,6 +36,11 @@ def works(task: ShardTask, context: StageContext) -> ShardReport:
 
 def tells_photos(task: ShardTask, context: StageContext) -> ShardReport:
     return ShardReport(task.stage, task.shard, error=" ".join(item.image_id for item in task.items))
+
+
+def tells_garbage(task: ShardTask, context: StageContext) -> ShardReport:
+    """Whether garbage is collected, and how many thousands of objects are left alone."""
+    return ShardReport(task.stage, task.shard, items=gc.get_freeze_count() // 1000, error=str(gc.isenabled()))
 
 
 def second_fails(task: ShardTask, context: StageContext) -> ShardReport:

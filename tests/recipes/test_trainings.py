@@ -40,14 +40,21 @@ def parser_state(folder):
     return torch.jit.load(str(folder / "parser.pt")).state_dict()
 
 
-def test_a_recipes_weights_are_the_same_again(data, work, tmp_path):
-    for run in "ab":
-        parser.train(parser.ParserRecipe(data=data, work=work, out=tmp_path / run, seed=3, **QUICK))
-    one, again = (parser_state(tmp_path / run) for run in "ab")
+@pytest.fixture(scope="module")
+def parsed(data, work, tmp_path_factory):
+    """Where a trained parser lies."""
+    folder = tmp_path_factory.mktemp("parsed")
+    parser.train(parser.ParserRecipe(data=data, work=work, out=folder, seed=3, **QUICK))
+    return folder
+
+
+def test_a_recipes_weights_are_the_same_again(data, work, parsed, tmp_path):
+    parser.train(parser.ParserRecipe(data=data, work=work, out=tmp_path, seed=3, **QUICK))
+    one, again = (parser_state(folder) for folder in (parsed, tmp_path))
     ParsingNet().load_state_dict(one)
     assert all(torch.equal(one[name], again[name]) for name in one)
     expected = {"seed": 3, "minutes": 15.0, "batch": 2, "rate": 2e-3, "taught": False}
-    assert report(tmp_path / "a", "parser")["recipe"] == expected
+    assert report(parsed, "parser")["recipe"] == expected
 
 
 def test_a_recipe_goes_on_from_the_shipped_weights(data, work, tmp_path):
@@ -57,10 +64,9 @@ def test_a_recipe_goes_on_from_the_shipped_weights(data, work, tmp_path):
     assert all(torch.allclose(ours[name], again[name]) for name in ours)
 
 
-def test_parser_inpainter_and_segmenter_are_trained_one_after_the_other(data, work, tmp_path):
+def test_parser_inpainter_and_segmenter_are_trained_one_after_the_other(data, work, parsed, tmp_path):
     common = {"data": data, "work": work, **QUICK}
-    parser.train(parser.ParserRecipe(out=tmp_path, **common))
-    script = tmp_path / "parser.pt"
+    script = parsed / "parser.pt"
     assert torch.jit.load(str(script)).float()(torch.rand(1, 3, 448, 448))[0].shape[:2] == (1, len(CELEBM.classes))
     inpainter.vae(inpainter.VaeRecipe(**common))
     inpainter.controlnet(inpainter.ControlNetRecipe(out=tmp_path, parser=script, **common))

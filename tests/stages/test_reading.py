@@ -7,8 +7,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
 from s3pot_batch.manifests.embedded import embedded_location
 from s3pot_batch.stages.reading import FileTooLarge, FileTooSlow, MissingFile, UnreadableFile, read_bytes
@@ -39,6 +37,9 @@ def test_urls_are_read_through_fsspec():
 @pytest.fixture(scope="module")
 def bucket():
     """A bucket of an S3 server on this machine, with one photo."""
+    import s3fs  # both load much, and one process of the tests needs them
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
