@@ -160,10 +160,9 @@ def read_row(path: Path, row: int, *names: str) -> tuple[NDArray[Any], ...]:
     """
     shard, stage = 0, _stage_of(path)
     try:
-        group = zarr.open_group(path, mode="r")
-        per_shard = cast("int", group.attrs["shard_photos"]) * cast("int", group.attrs["faces_per_photo"])
-        shard = row // per_shard
-        values = tuple(np.asarray(array_of(group, name)[row]) for name in names)
+        opened = _opened(path, (path / "zarr.json").stat().st_mtime_ns)
+        shard = row // opened.rows_per_shard
+        values = tuple(np.asarray(opened.array(name)[row]) for name in names)
     except (MemoryError, ShardError):
         raise
     except Exception as error:
@@ -173,6 +172,27 @@ def read_row(path: Path, row: int, *names: str) -> tuple[NDArray[Any], ...]:
         if name in written and checksum(found) != written[name]:
             raise DamagedData(stage, shard, f"{path}/{name}: row {row} is not what was written there")
     return values
+
+
+class _Opened:
+    """A store whose metadata was read: to read it again for every row would take longer than the row."""
+
+    def __init__(self, path: Path) -> None:
+        self.group = zarr.open_group(path, mode="r")
+        attributes = self.group.attrs
+        self.rows_per_shard = cast("int", attributes["shard_photos"]) * cast("int", attributes["faces_per_photo"])
+        self.arrays: dict[str, zarr.Array[Any]] = {}
+
+    def array(self, name: str) -> "zarr.Array[Any]":
+        if name not in self.arrays:
+            self.arrays[name] = array_of(self.group, name)
+        return self.arrays[name]
+
+
+@lru_cache(maxsize=16)
+def _opened(path: Path, changed: int) -> _Opened:
+    del changed  # a part of the key: photos were added, or the store was made anew
+    return _Opened(path)
 
 
 def _stage_of(path: Path) -> str:
