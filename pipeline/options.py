@@ -10,7 +10,18 @@ from s3pot_batch.pipeline.devices import DeviceChoice
 
 ManifestFile = Annotated[Path, typer.Option("--manifest", help="Manifest (Parquet), made by index.")]
 AnyManifest = Annotated[Path | None, typer.Option("--manifest", help="Manifest whose default run is meant.")]
-Run = Annotated[Path | None, typer.Option("--run", help="Run folder; default runs/<manifest stem>.")]
+ManifestOrPhotos = Annotated[
+    Path | None, typer.Option("--manifest", help="Manifest (Parquet), made by index; or name photos instead.")
+]
+Photos = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Folders, glob patterns or photos; their manifest is RUN/manifest.parquet.", show_default=False
+    ),
+]
+Run = Annotated[
+    Path | None, typer.Option("--run", help="Run folder; default runs/<manifest stem>, of a folder runs/<its name>.")
+]
 ProfileName = Annotated[
     str | None, typer.Option("--profile", help="embedded (default), paper, or a TOML file that replaces parts.")
 ]

@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 from s3pot_batch.manifests.errors import ManifestError, one_line
@@ -24,20 +25,21 @@ Own = ParamSpec("Own")
 
 
 def takes(
-    options: type[Given], *, without: Collection[str] = ()
+    options: type[Given], *, without: Collection[str] = (), optional: Mapping[str, Any] = MappingProxyType({})
 ) -> Callable[[Callable[Concatenate[Given, Own], None]], Callable[..., None]]:
     """Let a command's first parameter be a dataclass whose fields become options, before the command's own.
 
     Args:
         options: the dataclass; its fields are annotated as typer's options.
         without: fields that this command leaves at their defaults.
+        optional: fields that may be left out here, with their annotations; the command fills in what is ``None``.
     """
-    hints = get_type_hints(options, include_extras=True)
+    hints = {**get_type_hints(options, include_extras=True), **optional}
     shown = [field for field in fields(options) if field.name not in without]
     common = [
         inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[field.name],
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            default=None if field.name in optional else _default(field),
         )
         for field in shown
     ]  # fmt: skip
@@ -56,6 +58,10 @@ def takes(
         return wrapped
 
     return decorate
+
+
+def _default(field: Field[Any]) -> object:
+    return inspect.Parameter.empty if field.default is MISSING else field.default
 
 
 @contextmanager

@@ -1,65 +1,110 @@
 """Commands that work on photos: references, train, segment."""
 
+import glob
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
 from s3pot_batch.pipeline.cli.common import SOME_FAILED, clear_errors, show, takes
-from s3pot_batch.pipeline.options import DryRun, Json, Options
+from s3pot_batch.pipeline.options import DryRun, Json, ManifestOrPhotos, Options, Photos
+from s3pot_batch.stages.errors import ConfigError
 
 commands = typer.Typer()
+OF_PHOTOS = {"manifest": ManifestOrPhotos}
 
 
 @commands.command(epilog="Example: s3pot-batch references --manifest in.parquet --workers 4")
-@takes(Options, without=("checkpoint", "references", "per_image"))
-def references(options: Options, *, dry_run: DryRun = False, as_json: Json = False) -> None:
+@takes(Options, without=("checkpoint", "references", "per_image"), optional=OF_PHOTOS)
+def references(options: Options, *, photos: Photos = None, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Stage one: find faces and generate each face as it would be with nothing in front."""
-    _work(options, "references", dry_run=dry_run, as_json=as_json)
+    with clear_errors(), _listed(options, photos, dry_run=dry_run) as listed:
+        _work(listed, "references", dry_run=dry_run, as_json=as_json)
 
 
 @commands.command(epilog="Example: s3pot-batch train --manifest in.parquet --config run.toml")
-@takes(Options, without=("checkpoint",))
-def train(options: Options, *, dry_run: DryRun = False, as_json: Json = False) -> None:
+@takes(Options, without=("checkpoint",), optional=OF_PHOTOS)
+def train(options: Options, *, photos: Photos = None, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Stage two, training: learn prompts from pairs of photo and reference; no masks are needed."""
     from s3pot_batch.pipeline.parallel import launched, train_together
 
-    if launched() and not (dry_run or options.per_image):
-        with clear_errors():
-            summary = train_together(options)
-            if summary:
-                show(summary.text(), summary.as_json(), as_json=as_json)
-                raise typer.Exit(summary.exit_code)
-            return
-    _work(options, "fits" if options.per_image else "train", dry_run=dry_run, as_json=as_json)
+    with clear_errors(), _listed(options, photos, dry_run=dry_run) as listed:
+        if not launched() or dry_run or options.per_image:
+            _work(listed, "fits" if options.per_image else "train", dry_run=dry_run, as_json=as_json)
+        elif summary := train_together(listed):
+            show(summary.text(), summary.as_json(), as_json=as_json)
+            raise typer.Exit(summary.exit_code)
 
 
-@commands.command(epilog="Example: s3pot-batch segment --manifest in.parquet --png")
-@takes(Options)
+@commands.command(epilog="Example: s3pot-batch segment photos/ --png, or: s3pot-batch segment --manifest in.parquet")
+@takes(Options, optional=OF_PHOTOS)
 def segment(
     options: Options,
     *,
+    photos: Photos = None,
     png: Annotated[bool, typer.Option("--png", help="Also write masks/IMAGE_ID.png, 255 = occluded.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Stage two, inference: write segments.parquet, one row per photo. Runs stage one where it lacks."""
-    _work(options, "segments", dry_run=dry_run, as_json=as_json, formats=("png",) if png else ())
+    with clear_errors(), _listed(options, photos, dry_run=dry_run) as listed:
+        _work(listed, "segments", dry_run=dry_run, as_json=as_json, formats=("png",) if png else ())
+
+
+@contextmanager
+def _listed(options: Options, photos: list[str] | None, *, dry_run: bool) -> Iterator[Options]:
+    """The options with a manifest: the one that was given, or one of the photos that were named.
+
+    Raises:
+        ConfigError: both were given, or neither.
+        ManifestError: nothing by these names is a photo.
+    """
+    given: Path | None = options.manifest
+    if bool(photos) == bool(given):
+        raise ConfigError(
+            "name photos or their folder, or a manifest with --manifest" + (", not both" if given else "")
+        )
+    if not photos:
+        yield options
+        return
+    from s3pot_batch.manifests.index import build_manifest
+
+    run = options.run or Path("runs") / _name(photos[0])
+    with TemporaryDirectory() as scratch:  # a dry run writes nothing
+        manifest = (Path(scratch) if dry_run else run) / "manifest.parquet"
+        build_manifest(photos, manifest, note=lambda line: sys.stderr.write(f"Note: {line}\n"))
+        yield replace(options, manifest=manifest, run=run)
+
+
+def _name(photos: str) -> str:
+    """What a run of these photos is called: their folder's name, or that of a single photo."""
+    path = Path(photos)
+    if path.is_file():
+        return path.stem
+    if not path.is_dir() and glob.has_magic(photos):
+        path = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+    return path.resolve().name or "photos"
 
 
 def _work(options: Options, target: str, *, dry_run: bool, as_json: bool, formats: tuple[str, ...] = ()) -> None:
-    with clear_errors():
-        from s3pot_batch.pipeline.export import export
-        from s3pot_batch.pipeline.job import open_job, work
+    from s3pot_batch.pipeline.export import export
+    from s3pot_batch.pipeline.job import open_job, work
 
-        job = open_job(options, target)
-        if dry_run:
-            preview = job.preview()
-            show("\n".join(f"{name}: {value}" for name, value in preview.items()), preview, as_json=as_json)
-            return
-        summary = work(job)
-        exports = [export(job.run, name) for name in formats]
-        lost = [one.text() for one in exports if one.failures]
-        summary = replace(summary, files=(*summary.files, *(one.folder for one in exports)))
-        show("\n".join([summary.text(), *lost]), summary.as_json(), as_json=as_json)
-        raise typer.Exit(SOME_FAILED if lost else summary.exit_code)
+    job = open_job(options, target)
+    if dry_run:
+        preview = job.preview()
+        show("\n".join(f"{name}: {value}" for name, value in preview.items()), preview, as_json=as_json)
+        return
+    summary = work(job)
+    exports = [export(job.run, name) for name in formats]
+    lost = [one.text() for one in exports if one.failures]
+    summary = replace(summary, files=(*summary.files, *(one.folder for one in exports)))
+    more = [f"Look at them: s3pot-batch report --run {shlex.quote(str(job.run))}"] if target == "segments" else []
+    show("\n".join([summary.text(), *lost, *more]), summary.as_json(), as_json=as_json)
+    raise typer.Exit(SOME_FAILED if lost else summary.exit_code)

@@ -59,7 +59,43 @@ def test_a_summary_for_people_counts_and_gives_reasons(photos, segmented):
     assert lines[0].startswith("segments: 1 ok, 1 without a face, 1 failed of 3 photos; ")
     assert lines[1] == "  1 × MissingFile"
     assert lines[2].startswith("    gone: ")
-    assert lines[3:] == [f"  {segmented / name}" for name in ("segments.parquet", "masks.zarr")]
+    assert lines[3:5] == [f"  {segmented / name}" for name in ("segments.parquet", "masks.zarr")]
+    assert lines[5:] == [f"Look at them: s3pot-batch report --run {segmented}"]
+
+
+def test_a_folder_of_photos_needs_no_manifest(blanks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photos").mkdir()
+    for n in range(2):
+        (tmp_path / f"{n}.png").rename(tmp_path / "my photos" / f"{n}.png")
+    tried = run("segment", "my photos/", "--workers", 0, "--dry-run")
+    assert (tried.exit_code, tried.output.splitlines()[0]) == (0, "run: runs/my photos")
+    assert not (tmp_path / "runs").exists()
+    done = run("segment", "my photos/", "--workers", 0, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[-1] == "Look at them: s3pot-batch report --run 'runs/my photos'"
+    (tmp_path / "2.png").rename(tmp_path / "my photos" / "2.png")
+    assert run("segment", "my photos/*.png", "--workers", 0, "--device", "cpu").exit_code == 0
+    rows = answer_of(tmp_path / "runs" / "my photos")
+    assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png"]
+    assert {row["status"] for row in rows} == {"no_face"}
+    assert run("segment", "my photos/2.png", "--workers", 0, "--dry-run").output.startswith("run: runs/2\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "Error: name photos or their folder, or a manifest with --manifest\n"),
+        (["photos", "--manifest", "in.parquet"], "with --manifest, not both\n"),
+        (["nowhere/"], "Error: nowhere/: no such file or folder\n"),
+    ],
+)
+def test_photos_or_a_manifest_but_one_of_them(given, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in ("references", "train", "segment"):
+        done = run(command, *given)
+        assert done.exit_code == 2
+        assert done.output.endswith(said)
 
 
 def test_a_run_without_failures_ends_with_0(blanks):
