@@ -86,10 +86,11 @@ def second_kills_its_worker(task: ShardTask, context: StageContext) -> ShardRepo
 def dies_at_the_second_photo(task: ShardTask, context: StageContext) -> ShardReport:
     with Attempts(task.run / f"{task.shard}.trying") as attempts:
         left = [photo for photo in range(4) if photo not in attempts.left_alone]
-        for photo in left:
+        for photo in sorted(left, key=attempts.suspects.__contains__):
             attempts.begin(photo)
             if photo == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
+            attempts.came_through(photo)
     return report(task, items=len(left))
 
 
