@@ -18,7 +18,9 @@ from s3pot_batch.stages.attempts import HOPELESS, Attempts
 from s3pot_batch.stages.base import ShardTask, StageContext, run_task
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.alignment import Alignment
+from s3pot_batch.stages.method.stage_one import StageOne
 from s3pot_batch.stages.models.profiles import EMBEDDED
+from s3pot_batch.stages.models.registry import Models
 from s3pot_batch.stages.references import read_pair
 from s3pot_batch.stages.settings import changed
 from tests.stages.conftest import prepare
@@ -157,6 +159,14 @@ def test_a_face_is_described_and_stored_at_its_row(outcome):
     assert 0.1 < pair.region.mean() < 0.6
     assert pair.region.dtype == bool
     assert (pair.reference != pair.raw).any()
+
+
+def test_a_reference_is_seeded_by_its_photos_id_and_its_number_in_there(outcome):
+    run, outcomes = outcome
+    stage_one = StageOne(Models(EMBEDDED), EMBEDDED.settings)
+    found = stage_one.find(load_portrait("astronaut"))
+    [expected] = stage_one.refer(found, [(outcomes[0].image_id, 0)])
+    assert (read_pair(run, 0).reference == expected.reference).all()
 
 
 def test_given_landmarks_are_believed(outcome):
