@@ -22,7 +22,7 @@ from s3pot_batch.stages.rle import encode_rle
 PHOTOS = 1_000_000
 FILES, FOLDERS = 1_000, 1_000
 """Photo files that there are, and folders; each photo of the manifest has a name of its own, a hard link to a file."""
-ARRAYS, STAGES = 9, 3
+ARRAYS, STAGES = 8, 3
 """Of the three Zarr stores, and what writes them; each array and each stage has a file per shard."""
 MEASURED = """
 import resource, subprocess, sys
