@@ -1,6 +1,7 @@
 """Serial and Dask runners have one contract: every test of the class below holds for both."""
 
 import os
+import signal
 import socket
 import time
 from dataclasses import replace
@@ -119,6 +120,14 @@ class TestSerial(RunnerContract):
     def test_a_lost_device_ends_the_command(self, tmp_path):
         with pytest.raises(DeviceLost, match="illegal memory access was encountered\\); run the same command again"):
             self.run(toy_stage.loses_its_device_once, tasks(tmp_path), CONTEXT, lambda _: None)
+
+    @pytest.mark.parametrize("shard", [0, 1])
+    def test_ctrl_c_is_no_failed_shard_even_if_a_library_swallows_it(self, tmp_path, shard):
+        before, reports = signal.getsignal(signal.SIGINT), list[ShardReport]()
+        with pytest.raises(KeyboardInterrupt):
+            self.run(toy_stage.swallows_ctrl_c, tasks(tmp_path)[shard:], CONTEXT, reports.append)
+        assert reports == []
+        assert signal.getsignal(signal.SIGINT) is before
 
     @pytest.mark.parametrize(
         ("stage", "traced"),

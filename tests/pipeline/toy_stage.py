@@ -110,6 +110,16 @@ def waits(task: ShardTask, context: StageContext) -> ShardReport:
     return report(task)
 
 
+def swallows_ctrl_c(task: ShardTask, context: StageContext) -> ShardReport:
+    """As a library may while it is imported: nobody hears of it, or it is another error."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        if task.shard:
+            raise ImportError("cannot import name x") from None
+    return report(task)
+
+
 def works_once(task: ShardTask, context: StageContext) -> ShardReport:
     if task.shard:
         time.sleep(60)
