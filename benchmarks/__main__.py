@@ -17,10 +17,10 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     name: partial(run, name)
     for name in (
         "matching", "caching", "planning", "scheduling", "models", "mutations", "million", "chaos", "reporting",
-        "attention", "costs", "gpu",
+        "attention", "costs", "gpu", "scaling",
     )
 }  # fmt: skip
-LONG = ("million", "chaos", "reporting", "gpu")
+LONG = ("million", "chaos", "reporting", "gpu", "scaling")
 """Minutes, or a quarter of an hour, each: only by name."""
 
 

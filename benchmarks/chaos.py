@@ -23,6 +23,7 @@ import typer
 from benchmarks.elsewhere import Elsewhere, elsewhere
 from benchmarks.hurried import forked
 from benchmarks.tidy_run import TidyRun, compare
+from s3pot_batch.stages.attempts import HOPELESS
 
 KILLS, WORKERS = 200, 2
 SECONDS = (0.1, 1.2)
@@ -36,7 +37,7 @@ PER_RUN = 40
 QUOTAS = (0, 1, 50, 300, 1000, 3000, 6000, 12_000, 20_000, 50_000)
 """Bytes of the largest file that a full disk still takes."""
 TOKENS = ("device lost", "out of memory", "out of memory while loading")
-DEADLY_DEATHS = 3
+DEADLY_DEATHS = HOPELESS
 """What the photo that kills its worker costs a run."""
 
 

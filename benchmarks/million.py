@@ -1,5 +1,6 @@
 """A finished run of a million photos: what it takes to plan it, to look at it, and to see that nothing is left."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,9 @@ from s3pot_batch.pipeline.options import Options
 from s3pot_batch.stages.rle import encode_rle
 
 PHOTOS = 1_000_000
-FILES = 1_000
-"""Photo files that there are; each stands in the manifest many times, under as many ids."""
-ARRAYS, STAGES = 9, 3
+FILES, FOLDERS = 1_000, 1_000
+"""Photo files that there are, and folders; each photo of the manifest has a name of its own, a hard link to a file."""
+ARRAYS, STAGES = 8, 3
 """Of the three Zarr stores, and what writes them; each array and each stage has a file per shard."""
 MEASURED = """
 import resource, subprocess, sys
@@ -57,19 +58,23 @@ def million() -> None:
 
 
 def listing(manifest: Path) -> None:
-    """A manifest of many photos in few files."""
+    """A manifest of many photos, each a name of its own in one of many folders, as the system has to look up each."""
     photos = manifest.parent / "photos"
-    photos.mkdir()
-    for n in range(FILES):
-        (photos / f"{n}.jpg").write_bytes(b"a photo")
-    images = [f"photos/{n % FILES}.jpg" for n in range(PHOTOS)]
+    for n in range(FOLDERS):
+        (photos / f"{n:04d}").mkdir(parents=True)
+    images = [f"photos/{n * FOLDERS // PHOTOS:04d}/{n:07d}.jpg" for n in range(PHOTOS)]
+    for n, image in enumerate(images):
+        if n < FILES:
+            (manifest.parent / image).write_bytes(b"a photo")
+        else:
+            os.link(manifest.parent / images[n % FILES], manifest.parent / image)
     write_parquet(pa.table({"image": images, "image_id": [f"{n:07d}" for n in range(PHOTOS)]}), manifest)
 
 
 def finish(job: Job) -> None:
     """Write what both stages leave behind of photos without a face, the Zarr stores aside."""
     nothing = encode_rle(np.zeros((512, 512), bool))
-    stat = (job.manifest.path.parent / "photos" / "0.jpg").stat()
+    size = Path(job.manifest.images[0]).stat().st_size
     write_plan(job.plan, job.run)
     write_run(job.config, job.run, [stage.name for stage in job.stages])
     for shard in range(job.plan.shards):
@@ -77,7 +82,7 @@ def finish(job: Job) -> None:
         times = [Path(item.image).stat().st_mtime_ns for item in items]
         outcomes = [
             Outcome(item.index, item.image_id, "no_face", height=512, width=512, occlusion=nothing, face_region=nothing,
-                    file_size=stat.st_size, file_time=changed, content="0" * 64, seconds=1.0)
+                    file_size=size, file_time=changed, content="0" * 64, seconds=1.0)
             for item, changed in zip(items, times, strict=True)
         ]  # fmt: skip
         for stage in job.stages:

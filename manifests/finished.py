@@ -44,14 +44,14 @@ class Finished:
     @cached_property
     def fingerprints(self) -> dict[int, str]:
         """What each finished shard was made with."""
-        first = np.flatnonzero(np.diff(self.shard_of, prepend=-1))
+        first = _starts(self.shard_of)
         made = self.table["fingerprint"].take(pa.array(first)).to_pylist()
         return dict(zip(self.shard_of[first].tolist(), made, strict=True))
 
     @cached_property
-    def shard_of(self) -> NDArray[np.int64]:
+    def shard_of(self) -> NDArray[np.int32]:
         """Each row's shard."""
-        return np.asarray(self.table["shard"].to_numpy(), np.int64)
+        return np.asarray(self.table["shard"].to_numpy())
 
     def of(self, plan: Plan) -> "Finished":
         """The same without the photos that the manifest lists no more."""
@@ -90,8 +90,7 @@ def finished(run: Path, stage: str) -> Finished:
 
 
 def _table(run: Path, stage: str, there: Stamps) -> pa.Table:
-    kept = _kept(run, stage, there)
-    known = set(np.unique(kept["shard"].to_numpy()).tolist())
+    kept, known = _kept(run, stage, there)
     new = sorted(set(there) - known)
     with ThreadPoolExecutor(THREADS) as threads:
         read = [table for table in threads.map(lambda shard: _read(run, stage, shard, there[shard]), new) if table]
@@ -125,22 +124,28 @@ def _stamps(entries: Iterator["os.DirEntry[str]"]) -> Iterator[tuple[str, tuple[
             yield entry.name.removesuffix(".parquet"), (found.st_size, found.st_mtime_ns)
 
 
-def _kept(run: Path, stage: str, there: Stamps) -> pa.Table:
-    """What was kept of the shards whose files are still the same."""
-    nothing = FINISHED.empty_table()
+def _kept(run: Path, stage: str, there: Stamps) -> tuple[pa.Table, set[int]]:
+    """What was kept of the shards whose files are still the same, and which shards these are."""
+    nothing = FINISHED.empty_table(), set[int]()
     if not there or not _path(run, stage).exists():
         return nothing
     try:
         table = read_table(_path(run, stage)).select(FINISHED.names).cast(FINISHED)
     except (ManifestError, KeyError, pa.ArrowException):
         return nothing  # of another version, or damaged: the shards' own files say the same
-    stamps = np.full((max(there) + 1, 2), -1, np.int64)
-    stamps[list(there)] = list(there.values())
-    shard, size, made = (np.asarray(table[name].to_numpy(), np.int64) for name in ("shard", "bytes", "made"))
-    inside = shard < len(stamps)
-    now = stamps[np.where(inside, shard, 0)]
-    same = inside & (now[:, 0] == size) & (now[:, 1] == made)
-    return table if same.all() else table.filter(pa.array(same))
+    shard, size, made = (np.asarray(table[name].to_numpy()) for name in ("shard", "bytes", "made"))
+    first = _starts(shard)  # of a million photos, only each shard's first is looked at
+    stamps = zip(shard[first].tolist(), zip(size[first].tolist(), made[first].tolist(), strict=True), strict=True)
+    same = np.array([there.get(number) == stamp for number, stamp in stamps], bool)
+    known = set(shard[first][same].tolist())
+    if same.all():
+        return table, known
+    return table.filter(pa.array(np.repeat(same, np.diff(first, append=len(shard))))), known
+
+
+def _starts(shard: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The first row of each shard, of rows by shard."""
+    return np.flatnonzero(np.concatenate([[True], shard[1:] != shard[:-1]])[: len(shard)])
 
 
 def _read(run: Path, stage: str, shard: int, stamp: tuple[int, int]) -> pa.Table | None:

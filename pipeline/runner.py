@@ -1,9 +1,13 @@
 """Running shards one after the other, and what every scheduler does around one shard."""
 
 import logging
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from types import FrameType
 
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.pipeline.devices import resolve, settle_threads
@@ -38,12 +42,37 @@ def run_serial(
     Raises:
         ConfigError: from the stage; no shard could do better.
         DeviceLost: the device of this process fails.
+        KeyboardInterrupt: Ctrl-C, also where something within the shard swallowed it.
     """
     reports = []
-    for task in tasks:
-        reports.append(attempt(run_shard, task, context))
-        on_report(reports[-1])
+    with _heard() as interrupted:
+        for task in tasks:
+            report = attempt(run_shard, task, context)
+            if interrupted:  # some libraries drop what is raised while they are imported, or make another error of it
+                raise KeyboardInterrupt
+            reports.append(report)
+            on_report(report)
     return reports
+
+
+@contextmanager
+def _heard() -> Iterator[list[int]]:
+    """Gets an entry for each Ctrl-C, which is raised as ever; signals belong to a process's first thread."""
+    heard: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield heard
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def attempt(run_shard: RunShard, task: ShardTask, context: StageContext) -> ShardReport:

@@ -8,18 +8,20 @@ reports, cross the wire: a few kilobytes a shard.
 # (distributed annotates itself in part only)
 
 import logging
+import math
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
 
 import dask
-from distributed import Client, Future, Nanny, Scheduler, SpecCluster, Status
+from distributed import Client, Future, KilledWorker, Nanny, Scheduler, SpecCluster, Status
 from distributed.utils import get_mp_context
 
 from s3pot_batch.manifests.errors import one_line
@@ -36,17 +38,27 @@ OWN_SECONDS = 600
 """The same of its own, which come back by themselves: a shard that kills each at once leaves few to be seen."""
 WATCH_SECONDS = 5
 """How often it looks, while no shard ends."""
+AT_ONCE = 16
+"""Reports that are fetched at once."""
+COUNT_SECONDS = 1
+"""How often it counts them, while shards end."""
 CLOSE_SECONDS = 2
 """How long a worker may take to end: one that is still at a shard then was interrupted, and the shard is done again."""
 DEVICE_LOST = 75
 """Exit code of a worker whose device fails."""
 log = logging.getLogger(__name__)
-FAILURES = 9
-"""Workers that a shard may kill, before it is given up; a photo that kills them is left alone after three."""
+FAILURES = 15
+"""Workers that a shard may kill, before it is given up; a photo that kills them is left alone after five."""
 PRELOAD = ("s3pot_batch.pipeline.transport",)
 """What a worker process imports before it connects."""
 FORKING = "s3pot_batch.pipeline.forking"
 """What the process that workers are forked from imports first."""
+QUIET = {
+    "distributed.worker.profile.enabled": False,  # 100 looks a second at what each worker does, which nobody asks for
+    "distributed.admin.tick.interval": "500ms",  # and 50 a second whether each process still looks
+    "distributed.admin.system-monitor.interval": "60s",  # this process counted its open files for every worker
+}
+"""What else Dask does for every worker, in its process and in this one; of 32 that were idle it took a whole core."""
 LOCAL_CPU = (Place("cpu"), Place("cpu"))
 
 
@@ -63,7 +75,7 @@ def dask_runner(
 
     Yields:
         The same contract as :func:`s3pot_batch.pipeline.runner.run_serial`. A shard whose worker died more often than
-        ``distributed.scheduler.allowed-failures`` gets a report with an error.
+        ``FAILURES`` gets a report with an error.
 
     Raises:
         ConfigError: no scheduler answers at ``address``, it went away, or all workers did and none came back.
@@ -97,32 +109,41 @@ class _Staff:
         self.patience = patience
         self.seen = time.monotonic()
         self.ended = SimpleQueue[Future[ShardReport]]()
+        self._threads, self._counted = 0, -math.inf
 
     def threads(self) -> int:
-        """How many shards they can do at once; 0 for a while after all of them have gone.
+        """How many shards they can do at once, as of a second ago at most; 0 for a while after all of them have gone.
 
         Raises:
             ConfigError: nobody has been there for too long, or the scheduler has gone, and with it what it was given.
         """
+        if time.monotonic() - self._counted < COUNT_SECONDS:
+            return self._threads
         try:
-            threads: int = sum(self.client.nthreads().values())
+            self._threads = sum(self.client.nthreads().values())
         except OSError:  # the connection broke just now
             raise self.scheduler_gone() from None
         if self.client.status != "running":
             raise self.scheduler_gone()
-        if threads:
-            self.seen = time.monotonic()
-        elif time.monotonic() - self.seen > self.patience:
+        self._counted = time.monotonic()
+        if self._threads:
+            self.seen = self._counted
+        elif self._counted - self.seen > self.patience:
             raise ConfigError(f"{self.name}: nobody has been there to work for {self.patience} s; {_GO_ON}")
-        return threads
+        return self._threads
 
-    def next_ended(self) -> Future[ShardReport]:
-        """Wait for the next shard that ends."""
+    def next_ended(self) -> list[Future[ShardReport]]:
+        """Wait for the next shards that end."""
         while True:
             try:
-                return self.ended.get(timeout=WATCH_SECONDS)
+                ended = [self.ended.get(timeout=WATCH_SECONDS)]
             except Empty:
                 self.threads()
+                continue
+            with suppress(Empty):
+                while True:
+                    ended.append(self.ended.get_nowait())
+            return ended
 
     def outcome(self, future: Future[ShardReport], task: ShardTask) -> ShardReport:
         """What came of a shard that has ended.
@@ -165,17 +186,39 @@ def _run(
     done: dict[int, ShardReport] = {}
     waiting = iter(range(len(tasks)))
     flying: dict[Future[ShardReport], tuple[int, ShardTask]] = {}
-    while len(done) < len(tasks):
+    killed = Counter[int]()
+
+    def give_out(number: int, task: ShardTask) -> None:
+        future = staff.client.submit(attempt_or_leave, run_shard, task, context, pure=False)
+        flying[future] = number, task
+        future.add_done_callback(staff.ended.put)
+
+    def keep_busy() -> None:
         for number in islice(waiting, max(0, max(1, staff.threads()) - len(flying))):
-            task = tasks[number]
-            future = staff.client.submit(attempt_or_leave, run_shard, task, context, pure=False)
-            flying[future] = number, task
-            future.add_done_callback(staff.ended.put)
-        future = staff.next_ended()
-        number, task = flying.pop(future)
-        done[number] = staff.outcome(future, task)
-        on_report(done[number])
+            give_out(number, tasks[number])
+
+    keep_busy()
+    with ExitStack() as stack:
+        fetching = ThreadPoolExecutor(AT_ONCE)
+        stack.callback(fetching.shutdown, wait=False, cancel_futures=True)  # Ctrl-C waits for no report
+        while flying:
+            ended = {future: flying.pop(future) for future in staff.next_ended()}
+            for future in [future for future in ended if _killed(future)]:
+                killed[ended[future][0]] += _killed(future)
+                if killed[ended[future][0]] <= FAILURES:
+                    give_out(*ended.pop(future))
+            keep_busy()  # before the reports are fetched, which takes a while where there are many workers
+            reports = fetching.map(staff.outcome, ended, [task for _, task in ended.values()])
+            for (number, _), report in zip(ended.values(), reports, strict=True):
+                done[number] = report
+                on_report(report)
     return [done[number] for number in range(len(tasks))]
+
+
+def _killed(future: "Future[ShardReport]") -> int:
+    """How many workers died at a shard before its scheduler gave it up; somebody else's does so sooner than ours."""
+    error = future.exception() if future.status == "error" else None
+    return int(error.allowed_failures) + 1 if isinstance(error, KilledWorker) else 0
 
 
 def attempt_or_leave(run_shard: RunShard, task: ShardTask, context: StageContext) -> ShardReport:
@@ -210,7 +253,7 @@ def _client(places: Sequence[Place], address: str | None, imports: Sequence[str]
                 cluster = stack.enter_context(_local_cluster(places))
         except RuntimeError as error:
             raise ConfigError(f"the worker processes end as soon as they start ({one_line(error)})") from error
-        yield stack.enter_context(Client(cluster, set_as_default=False))
+        yield stack.enter_context(Client(cluster, timeout=OWN_SECONDS, set_as_default=False))
 
 
 @contextmanager
@@ -268,6 +311,7 @@ def _local_cluster(places: Sequence[Place]) -> SpecCluster:
     dask.config.set({"distributed.scheduler.allowed-failures": FAILURES})
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     dask.config.set({"distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads)})
+    dask.config.set(QUIET)
     # Web pages that nobody looks at, and that would tell everybody on this machine what is worked on.
     dask.config.set({"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []})
     settle_secret()

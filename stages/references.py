@@ -68,28 +68,47 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
     stage_one = StageOne(context.models, context.settings)
     _ = context.models.inpainter  # loaded by now as the others are: whoever dies of that is no photo's fault
     with Attempts(items_path(context.run, "references", items[0].shard).with_suffix(".trying")) as attempts:
-        outcomes: dict[int, Outcome] = {}
-        found: list[_Found] = []
-        for item in items:
-            if item.index in attempts.left_alone:
-                outcomes[item.index] = Outcome(item.index, item.image_id, "failed", "KilledWorker", KILLS)
-                continue
-            attempts.begin(item.index)
-            outcomes[item.index], faces = _find(item, stage_one)
-            found += [_Found(item, slot, face) for slot, face in enumerate(faces)]
+        outcomes = {
+            item.index: Outcome(item.index, item.image_id, "failed", "KilledWorker", KILLS)
+            for item in items if item.index in attempts.left_alone
+        }  # fmt: skip
+        suspects = [item for item in items if item.index in attempts.suspects]
+        others = [item for item in items if item not in suspects and item.index not in outcomes]
         values: dict[int, Mapping[str, NDArray[np.generic]]] = {}
-        for start in range(0, len(found), context.faces_at_once):
-            group = found[start : start + context.faces_at_once]
-            attempts.begin(group[0].item.index)
-            for one, face in zip(group, _referred(group, stage_one), strict=True):
-                index = one.item.index
-                if isinstance(face, Exception):
-                    outcomes[index] = _failed(outcomes[index], face)
-                elif outcomes[index].status == "ok":
-                    values[one.row] = _arrays(face)
-                    faces_so_far = outcomes[index].faces
-                    outcomes[index] = replace(outcomes[index], faces=(*faces_so_far, _described(one.row, face)))
-    return ShardResult(list(outcomes.values()), values)
+        for photos in (others, *([suspect] for suspect in suspects)):
+            done, arrays_of = _worked_on(photos, stage_one, attempts, context.faces_at_once)
+            outcomes |= done
+            values |= arrays_of
+    return ShardResult([outcomes[item.index] for item in items], values)
+
+
+def _worked_on(
+    items: Sequence[PlannedItem], stage_one: StageOne, attempts: Attempts, at_once: int
+) -> tuple[dict[int, Outcome], dict[int, Mapping[str, NDArray[np.generic]]]]:
+    """Outcomes of some photos by their numbers, and arrays by Zarr row; ``at_once`` faces are a batch."""
+    outcomes: dict[int, Outcome] = {}
+    found: list[_Found] = []
+    for item in items:
+        attempts.begin(item.index)
+        outcomes[item.index], faces = _find(item, stage_one)
+        found += [_Found(item, slot, face) for slot, face in enumerate(faces)]
+        if not faces:
+            attempts.came_through(item.index)
+    values: dict[int, Mapping[str, NDArray[np.generic]]] = {}
+    for start in range(0, len(found), at_once):
+        group = found[start : start + at_once]
+        attempts.begin(*{one.item.index for one in group})
+        for one, face in zip(group, _referred(group, stage_one), strict=True):
+            index = one.item.index
+            if isinstance(face, Exception):
+                outcomes[index] = _failed(outcomes[index], face)
+            elif outcomes[index].status == "ok":
+                values[one.row] = _arrays(face)
+                faces_so_far = outcomes[index].faces
+                outcomes[index] = replace(outcomes[index], faces=(*faces_so_far, _described(one.row, face)))
+        later = {one.item.index for one in found[start + at_once :]}
+        attempts.came_through(*({one.item.index for one in group} - later))
+    return outcomes, values
 
 
 def _referred(group: Sequence[_Found], stage_one: StageOne) -> list[ReferencedFace | Exception]:

@@ -22,10 +22,7 @@ STORE = "masks.zarr"
 def arrays(context: StageContext) -> dict[str, ArraySpec]:
     """What the stage's store holds."""
     side = context.settings.faces.frame
-    return {
-        "occlusion": ArraySpec("float16", side, "probability that the pixel of the face is hidden, 1 = occluded"),
-        "visible_face": ArraySpec("uint8", side, "1 where the face is seen"),
-    }
+    return {"occlusion": ArraySpec("float16", side, "probability that the pixel of the face is hidden, 1 = occluded")}
 
 
 def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
@@ -63,4 +60,4 @@ def answer(outcome: Outcome, masks: Mapping[int, FaceMask], threshold: float) ->
 
 def _arrays(mask: FaceMask) -> dict[str, NDArray[np.generic]]:
     """A face's mask as the store's arrays hold it."""
-    return {"occlusion": mask.occlusion, "visible_face": mask.visible_face}
+    return {"occlusion": mask.occlusion}

@@ -10,12 +10,14 @@ import zarr
 from typer.testing import CliRunner
 
 import benchmarks.caching
+import benchmarks.scaling
 import benchmarks.scheduling
 from benchmarks.__main__ import BENCHMARKS, LONG, main
 from benchmarks.caching import caching
 from benchmarks.matching import plain_loop, same_scores, smooth_scores, token_scores
 from benchmarks.planning import plan
 from benchmarks.reporting import repeated
+from benchmarks.scaling import scaled
 from benchmarks.scheduling import Scheduled, schedule
 from benchmarks.tidy_run import Difference, TidyRun, compare
 from s3pot_batch.manifests.plan import read_plan
@@ -65,6 +67,23 @@ def test_this_process_adds_next_to_nothing(monkeypatch):
     found = schedule(run_serial, 1, shards=5)
     assert 0 <= found.overhead < 0.2
     assert Scheduled(0.0).efficiency == 1
+
+
+def test_efficiency_is_the_share_of_the_workers_time_that_was_work(monkeypatch):
+    """Two workers, six shards of 10 s, begun at 100 s: the last report comes at 131 s, so each was idle for 1 s."""
+    monkeypatch.setattr(benchmarks.scaling, "SHARDS", 3)
+    clock = iter([100.0, 131.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    given = []
+
+    def reports(_work, tasks, _context, _on_report):
+        given.extend(tasks)
+        return [ShardReport(task.stage, task.shard, seconds=10.0) for task in tasks]
+
+    found = scaled(reports, 2, start=9.0)
+    assert [task.shard for task in given] == list(range(6))
+    assert found.efficiency == pytest.approx(60 / 62)
+    assert found.whole == pytest.approx(60 / 80)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # facer wants TorchScript

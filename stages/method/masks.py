@@ -37,7 +37,6 @@ class FaceMask:
 
     occlusion: NDArray[np.float32]
     """Probability that a pixel of M is hidden, 0 or 1 where GrabCut decided; 0 outside M."""
-    visible_face: NDArray[np.uint8]
     region: NDArray[np.bool_]
 
 
@@ -108,8 +107,7 @@ def draw(pair: Pair, decoded: NDArray[np.float32], settings: SegmentSettings) ->
     occlusion = decoded
     if settings.edges == "grabcut":
         occlusion = cut_along_edges(pair.raw, pair.reference, pair.region, decoded, settings.threshold)
-    visible = (pair.region & (occlusion <= settings.threshold)).astype(np.uint8)
-    return FaceMask(occlusion, visible, pair.region)
+    return FaceMask(occlusion, pair.region)
 
 
 def prompt_map(prompts: Prompts, side: int) -> NDArray[np.int8]:

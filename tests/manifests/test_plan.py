@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.manifest import Manifest, read_manifest
 from s3pot_batch.manifests.plan import Plan, fitting_shard_size, make_plan, read_plan, settled, write_plan
+from s3pot_batch.manifests.schema import PLAN
 from tests.manifests.tables import finish, manifest_file, settle_plan
 
 FACE = [40.0, 50, 80, 52, 60, 75, 45, 95, 75, 96]
@@ -169,3 +170,13 @@ def test_a_shard_of_a_long_plan_makes_no_objects_of_other_photos(plans: tuple[Pl
 )
 def test_many_photos_are_put_into_larger_shards(photos, size):
     assert fitting_shard_size(photos) == size
+
+
+def test_a_new_plan_has_shards_of_the_size_that_fits(tmp_path: Path) -> None:
+    plan = settled(read_manifest(manifest_file(tmp_path, image=[f"{n}.jpg" for n in range(40)])), tmp_path, max_faces=1)
+    assert (plan.plan.shard_size, plan.plan.shards) == (fitting_shard_size(40), 3)
+
+
+def test_a_plan_without_photos_has_no_shards() -> None:
+    empty = Plan(PLAN.empty_table(), 16, 1, "digest")
+    assert (empty.shards, empty.photos, empty.rows, empty.wanted_shards) == (0, 0, 0, [])

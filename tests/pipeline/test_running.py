@@ -1,6 +1,7 @@
 """Serial and Dask runners have one contract: every test of the class below holds for both."""
 
 import os
+import signal
 import socket
 import time
 from dataclasses import replace
@@ -30,8 +31,8 @@ ON_A_CARD = replace(CONTEXT, device="cuda:0")
 
 @pytest.fixture
 def plan(tmp_path) -> Plan:
-    """Seven photos in shards of two."""
-    write_parquet(pa.table({"image": [f"{n}.jpg" for n in range(7)]}), tmp_path / "in.parquet")
+    """Fifteen photos in shards of two."""
+    write_parquet(pa.table({"image": [f"{n}.jpg" for n in range(15)]}), tmp_path / "in.parquet")
     return make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=2, max_faces=1)
 
 
@@ -95,18 +96,18 @@ class RunnerContract:
     def test_a_task_brings_its_photos_and_is_made_when_there_is_room_for_it(self, tmp_path, plan, monkeypatch):
         asked, done, whole = [], [], Plan.shard
         monkeypatch.setattr(Plan, "shard", lambda self, number: (asked.append(number), whole(self, number))[1])
-        planned = Tasks(stage_named("references"), tmp_path, plan, range(4))
-        assert len(planned) == 4
+        planned = Tasks(stage_named("references"), tmp_path, plan, range(8))
+        assert len(planned) == 8
 
         def on_report(report):
             done.append(report)
-            assert len(asked) < len(done) + len(PLACES)
+            assert len(asked) < len(done) + 2 * len(PLACES)  # those that ended at once, and those given out instead
 
         assert asked == []
         reports = self.run(toy_stage.tells_photos, planned, CONTEXT, on_report)
-        assert asked == [0, 1, 2, 3]
-        assert len(done) == 4
-        assert [report.error for report in reports] == ["0 1", "2 3", "4 5", "6"]
+        assert asked == list(range(8))
+        assert len(done) == 8
+        assert [report.error for report in reports] == [*(f"{n} {n + 1}" for n in range(0, 14, 2)), "14"]
 
     def test_a_wrong_configuration_stops_everything(self, tmp_path):
         with pytest.raises(ConfigError, match="the weights are missing"):
@@ -119,6 +120,14 @@ class TestSerial(RunnerContract):
     def test_a_lost_device_ends_the_command(self, tmp_path):
         with pytest.raises(DeviceLost, match="illegal memory access was encountered\\); run the same command again"):
             self.run(toy_stage.loses_its_device_once, tasks(tmp_path), CONTEXT, lambda _: None)
+
+    @pytest.mark.parametrize("shard", [0, 1])
+    def test_ctrl_c_is_no_failed_shard_even_if_a_library_swallows_it(self, tmp_path, shard):
+        before, reports = signal.getsignal(signal.SIGINT), list[ShardReport]()
+        with pytest.raises(KeyboardInterrupt):
+            self.run(toy_stage.swallows_ctrl_c, tasks(tmp_path)[shard:], CONTEXT, reports.append)
+        assert reports == []
+        assert signal.getsignal(signal.SIGINT) is before
 
     @pytest.mark.parametrize(
         ("stage", "traced"),
@@ -225,6 +234,12 @@ class TestDask(RunnerContract):
                 Client(f"tcp://{place}", timeout=2, set_as_default=False)
             with dask_runner(address=f"{scheme}://{place}"):  # as this process does know it
                 pass
+
+    def test_a_scheduler_that_gives_up_sooner_costs_no_photo_its_neighbours(self, tmp_path):
+        """Dask's own bound is three deaths of a shard."""
+        with elsewhere(tmp_path / "cluster", os.environ, 1) as cluster, dask_runner(address=cluster.address) as run:
+            [report] = run(toy_stage.dies_at_the_second_photo, tasks(tmp_path, 1), ON_A_CARD, lambda _: None)
+        assert (report.error, report.items) == (None, 3)
 
     def test_a_running_scheduler_is_used(self, tmp_path):
         with _local_cluster(PLACES[:1]) as cluster, dask_runner(address=cluster.scheduler_address) as run:

@@ -92,10 +92,11 @@ def second_kills_its_worker(task: ShardTask, context: StageContext) -> ShardRepo
 def dies_at_the_second_photo(task: ShardTask, context: StageContext) -> ShardReport:
     with Attempts(task.run / f"{task.shard}.trying") as attempts:
         left = [photo for photo in range(4) if photo not in attempts.left_alone]
-        for photo in left:
+        for photo in sorted(left, key=attempts.suspects.__contains__):
             attempts.begin(photo)
             if photo == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
+            attempts.came_through(photo)
     return report(task, items=len(left))
 
 
@@ -112,6 +113,16 @@ def waits(task: ShardTask, context: StageContext) -> ShardReport:
     with replacing(task.run / f"started-{task.shard}") as path:
         path.write_text(repr(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
     time.sleep(60)
+    return report(task)
+
+
+def swallows_ctrl_c(task: ShardTask, context: StageContext) -> ShardReport:
+    """As a library may while it is imported: nobody hears of it, or it is another error."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        if task.shard:
+            raise ImportError("cannot import name x") from None
     return report(task)
 
 

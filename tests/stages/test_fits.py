@@ -31,6 +31,7 @@ def test_outcomes_say_how_each_photo_fared_and_no_more(context):
     assert [(one.image_id, one.status) for one in outcomes] == [("p0", "ok"), ("p1", "ok"), ("p2", "no_face")]
     for one in outcomes:
         assert one == Outcome(one.index, one.image_id, one.status, seconds=one.seconds)
+        assert 0 <= one.seconds < 100
 
 
 def test_segmenting_with_a_faces_own_fit(context):

@@ -18,7 +18,9 @@ from s3pot_batch.stages.attempts import HOPELESS, Attempts
 from s3pot_batch.stages.base import ShardTask, StageContext, run_task
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.alignment import Alignment
+from s3pot_batch.stages.method.stage_one import StageOne
 from s3pot_batch.stages.models.profiles import EMBEDDED
+from s3pot_batch.stages.models.registry import Models
 from s3pot_batch.stages.references import read_pair
 from s3pot_batch.stages.settings import changed
 from tests.stages.conftest import prepare
@@ -78,6 +80,27 @@ def test_a_photo_that_kills_its_process_is_left_out_and_its_neighbours_are_not(t
     assert [(one.status, one.error_type) for one in result.outcomes] == [("no_face", None), ("failed", "KilledWorker")]
     assert "the process that worked on it died" in result.outcomes[1].error
     assert not trying.exists()
+
+
+def test_of_a_process_that_dies_what_came_through_before_is_known(tmp_path, monkeypatch):
+    """Three photos of one face each; at the third one's reference the process ends."""
+    refer, asked = StageOne.refer, []
+
+    def dies(self, faces, names):
+        asked.append(names)
+        if len(asked) == 3:
+            raise SystemExit
+        return refer(self, faces, names)
+
+    monkeypatch.setattr(StageOne, "refer", dies)
+    Image.fromarray(load_portrait("astronaut")).save(tmp_path / "one.png")
+    write_parquet(pa.table({"image": ["one.png"] * 3}), tmp_path / "in.parquet")
+    items = make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=3, max_faces=1).shard(0)
+    stage_one = StageOne(Models(EMBEDDED), EMBEDDED.settings)
+    with pytest.raises(SystemExit):
+        references._worked_on(items, stage_one, Attempts(tmp_path / "x.trying"), 1)
+    left = Attempts(tmp_path / "x.trying")
+    assert (left.harmless, left.suspects) == ({0, 1}, {2})
 
 
 @pytest.mark.parametrize(
@@ -157,6 +180,14 @@ def test_a_face_is_described_and_stored_at_its_row(outcome):
     assert 0.1 < pair.region.mean() < 0.6
     assert pair.region.dtype == bool
     assert (pair.reference != pair.raw).any()
+
+
+def test_a_reference_is_seeded_by_its_photos_id_and_its_number_in_there(outcome):
+    run, outcomes = outcome
+    stage_one = StageOne(Models(EMBEDDED), EMBEDDED.settings)
+    found = stage_one.find(load_portrait("astronaut"))
+    [expected] = stage_one.refer(found, [(outcomes[0].image_id, 0)])
+    assert (read_pair(run, 0).reference == expected.reference).all()
 
 
 def test_given_landmarks_are_believed(outcome):

@@ -37,9 +37,8 @@ def test_the_stage_answers_as_the_method_does(done):
     assert (contrast == found.contrast.astype(np.float16)).all()
     assert (prompts == found.prompts).all()
     mask = draw(pair, found.occlusion, context.settings.segments)
-    occlusion, visible = store.read_row(context.run / "masks.zarr", 0, "occlusion", "visible_face")
+    [occlusion] = store.read_row(context.run / "masks.zarr", 0, "occlusion")
     assert (occlusion == mask.occlusion.astype(np.float16)).all()
-    assert (visible == mask.visible_face).all()
     [face] = outcomes[0].faces
     assert face.predicted_iou == found.predicted_iou
     # the photos are aligned as they are: what is in the frame is in the photo
@@ -96,7 +95,7 @@ def test_faces_of_one_photo_are_united(run, face_pair):
     face = replace(before.faces[0], predicted_iou=0.5)
     other = replace(face, row=1, matrix=(1.0, 0.0, -36.0, 0.0, 1.0, 0.0), predicted_iou=0.7)
     hidden = pair.region.astype(np.float32)
-    masks = {row: FaceMask((1 - row) * hidden, np.zeros_like(pair.region), pair.region) for row in (0, 1)}
+    masks = {row: FaceMask((1 - row) * hidden, pair.region) for row in (0, 1)}
     found = answer(replace(before, height=64, width=100, faces=(face, other)), masks, 0.5)
     assert [one.occlusion_ratio for one in found.faces] == [1, 0]
     occlusion, regions = decode_rle(found.occlusion), decode_rle(found.face_region)
@@ -111,7 +110,7 @@ def test_every_face_has_its_own_masks(run, face_pair):
     before = read_outcomes(run[0], "references", 0)[0]
     face, moved = before.faces[0], (1.0, 0.0, -36.0, 0.0, 1.0, 0.0)
     region = face_pair.region
-    masks = {row: FaceMask(((1 - row) * region).astype(np.float32), region, region) for row in (0, 1)}
+    masks = {row: FaceMask(((1 - row) * region).astype(np.float32), region) for row in (0, 1)}
     outcome = replace(before, height=64, width=100, faces=(face, replace(face, row=1, matrix=moved)))
     found = answer(outcome, masks, 0.5)
     first, second = found.faces

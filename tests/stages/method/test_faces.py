@@ -191,6 +191,11 @@ class TestHints:
         assert np.linalg.norm(centre(face) - (X, Y)) < 0.4 * ACROSS
         assert detection(face).score == 0
 
+    def test_the_face_in_a_box_needs_no_sure_parser(self, finder, astronaut):
+        unsure = finder(candidate(X, Y, 0.9), min_parse_confidence=1.0)
+        assert unsure.find(astronaut) == []
+        assert len(unsure.find(astronaut, Hint(BOX))) == 1
+
     def test_a_box_is_searched(self, shipped_finder, astronaut):
         [face] = shipped_finder.find(astronaut, Hint((X - 40.0, Y - 70.0, X + 60.0, Y + 50.0)))
         assert np.linalg.norm(centre(face) - (X, Y)) < 0.3 * ACROSS

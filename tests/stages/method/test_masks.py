@@ -52,13 +52,12 @@ def test_what_the_decoder_takes_for_face_is_not_hidden(network, pair):
     assert ((found.occlusion < 0.5) == seen)[pair.region].all()
 
 
-def test_a_mask_is_what_was_decoded_and_complements_the_visible_face(network, pair):
+def test_a_mask_is_what_was_decoded(network, pair):
     [found] = decode_pairs(network, [pair])
     mask = draw(pair, found.occlusion, network.settings)
-    assert (mask.occlusion.dtype, mask.visible_face.dtype) == (np.float32, np.uint8)
+    assert mask.occlusion.dtype == np.float32
     assert (mask.occlusion == found.occlusion).all()
     assert 0 <= mask.occlusion.min() < mask.occlusion.max() <= 1
-    assert ((mask.visible_face == 1) == (pair.region & (mask.occlusion <= network.settings.threshold))).all()
     assert mask.region is pair.region
 
 
@@ -92,7 +91,7 @@ def test_one_batch_or_one_after_the_other_is_the_same(network, pair, nothing):
 def test_a_face_without_a_region_has_an_empty_mask(network, nothing):
     [found] = decode_pairs(network, [nothing])
     mask = draw(nothing, found.occlusion, network.settings)
-    for array in (found.occlusion, found.contrast, found.prompts, mask.occlusion, mask.visible_face, mask.region):
+    for array in (found.occlusion, found.contrast, found.prompts, mask.occlusion, mask.region):
         assert not array.any()
     assert found.predicted_iou == 0
     assert decode_pairs(network, []) == []
@@ -125,7 +124,7 @@ def test_a_prompt_map_tells_face_from_occlusion():
 
 
 def face(occlusion, region):
-    return FaceMask(occlusion, np.zeros((64, 64), np.uint8), region)
+    return FaceMask(occlusion, region)
 
 
 def test_masks_are_pasted_where_the_face_is():

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from s3pot_batch.stages.method import region
 from s3pot_batch.stages.method.alignment import AlignedFace
 from s3pot_batch.stages.method.edges import cut_along_edges
 from s3pot_batch.stages.method.parsing import MOST, FaceParser
@@ -128,3 +129,9 @@ def test_a_parser_looks_at_no_more_than_it_needs(side):
     assert found.parsing.shape == found.region.shape == (side, side)
     assert iou(found.region, oval(side)) > 0.98
     assert found.confidence == 1.0
+
+
+def test_a_smaller_map_has_the_mean_of_what_each_pixel_covers():
+    stripes = np.zeros((4 * BOUND, 4 * BOUND), np.float32)
+    stripes[::4] = 1
+    np.testing.assert_allclose(region.shrunk(stripes), 0.25)

@@ -176,6 +176,7 @@ class TestHiddenClasses:
         assert (blind.parsing == hidden.parsing).all()
         assert (blind.parsing[0] == np.where(glasses, SKIN, face.parsed.parsing)).all()
         assert not blind.hide
+        assert (blind.photos[0] == face.aligned.raw).all()
         assert hidden.hide
         assert (blind.holes[0] == face.parsed.region).all()
         assert (hidden.holes[0] == (glasses & face.aligned.inside)).all()
