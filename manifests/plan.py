@@ -118,7 +118,7 @@ class Plan:
 
     @cached_property
     def _shard_of(self) -> NDArray[np.int64]:
-        return np.asarray(self.table["shard"].to_numpy(), np.int64)
+        return np.from_dlpack(self.table["shard"].combine_chunks()).astype(np.int64)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -130,7 +130,9 @@ class Plan:
     def _wanted(self) -> NDArray[np.bool_]:
         if "wanted" not in self.table.column_names:  # of an earlier version
             return np.ones(self.table.num_rows, bool)
-        return np.asarray(self.table["wanted"].fill_null(pa.scalar(value=True)).to_numpy(), bool)
+        named = self.table["wanted"]
+        wanted = pc.or_kleene(named, named.is_null()).cast(pa.uint8())
+        return np.from_dlpack(wanted.combine_chunks()).astype(bool)  # Arrow's own way to NumPy imports pandas first
 
 
 def _item(row: dict[str, object]) -> PlannedItem:

@@ -111,4 +111,4 @@ def watch(run: Path, seconds: float = WATCH_SECONDS) -> None:
 def _stage_status(run: Path, plan: Plan, stage: str) -> StageStatus:
     found = finished(run, stage).of(plan)
     tally = found.statuses
-    return StageStatus(stage, len(found.fingerprints), len(plan.wanted_shards), *(tally[status] for status in STATUSES))
+    return StageStatus(stage, found.shards, len(plan.wanted_shards), *(tally[status] for status in STATUSES))
