@@ -15,6 +15,7 @@ import pyarrow.csv
 
 from s3pot_batch.manifests.errors import ManifestError, one_line
 from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.manifests.manifest import derived_ids
 from s3pot_batch.manifests.photos import is_photo, photos_below, suffixes
 
 TRUTHS = ("mask", "region", "face")
@@ -25,8 +26,9 @@ Note = Callable[[str], object]
 
 
 def build_manifest(
-    paths: Sequence[str | Path], out: Path, *, masks: bool = False, note: Note = lambda _: None
-) -> pa.Table:
+    paths: Sequence[str | Path], out: Path, *, masks: bool = False, base: Path | None = None,
+    note: Note = lambda _: None,
+) -> pa.Table:  # fmt: skip
     """List photos into a manifest and write it to ``out``.
 
     Args:
@@ -35,6 +37,7 @@ def build_manifest(
         out: the Parquet file; photos below its folder are listed by relative path, others by absolute path.
         masks: take ``NAME_mask.png`` beside a photo ``NAME.*`` as its ground truth (column ``mask``), not as a
             photo. A photo that is only called so (``bob_mask.png`` without a ``bob.*``) stays a photo.
+        base: a folder; photos get an ``image_id``, which is their path below it: they stay the same where it is moved.
         note: told, line by line, what was left out and what else is worth knowing.
 
     Raises:
@@ -46,6 +49,9 @@ def build_manifest(
     if csvs and len(paths) > 1:
         raise ManifestError(f"{csvs[0]}: a CSV file is indexed alone; index the other paths by themselves")
     table = _from_csv(csvs[0], out, note) if csvs else _from_photos(paths, out, masks=masks, note=note)
+    if base is not None and "image_id" not in table.column_names:
+        places = [str(_absolute(out.parent / image)) for image in table["image"].to_pylist()]
+        table = table.append_column("image_id", pa.array(derived_ids(_absolute(base), places), pa.string()))
     write_parquet(table, out)
     return table
 

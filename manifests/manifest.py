@@ -70,7 +70,7 @@ def read_manifest(path: Path, limit: int | None = None, confine: Collection[str]
     if "image_id" in table.column_names:
         image_ids = _own_ids(path, table)
     else:
-        image_ids = _derived_ids(folder, table["image"].to_pylist() if embedded else images)
+        image_ids = derived_ids(folder, table["image"].to_pylist() if embedded else images)
         table = table.append_column("image_id", pa.array(image_ids, pa.string()))
     bboxes, landmarks = (_numbers(path, table, column, problems) for column in (BBOX, LANDMARKS))
     table, notes = _beside_the_answer(table)
@@ -185,7 +185,7 @@ def _digest(columns: Sequence[Sequence[object]]) -> str:
     return digest.hexdigest()
 
 
-def _derived_ids(folder: Path, images: Sequence[str]) -> tuple[str, ...]:
+def derived_ids(folder: Path, images: Sequence[str]) -> tuple[str, ...]:
     """The path without its suffix; rows that share one keep the suffix, and repeated rows get a number."""
     names = [image.removeprefix(f"{folder}{os.sep}") for image in images]
     briefs = [os.path.splitext(name)[0] for name in names]  # noqa: PTH122  (pathlib would turn s3:// into s3:/)

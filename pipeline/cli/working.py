@@ -1,6 +1,7 @@
 """Commands that work on photos: references, train, segment."""
 
 import glob
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -75,21 +76,21 @@ def _listed(options: Options, photos: list[str] | None, *, dry_run: bool) -> Ite
         return
     from s3pot_batch.manifests.index import build_manifest
 
-    run = options.run or Path("runs") / _name(photos[0])
+    base = Path(os.path.commonpath([_folder(one) for one in photos]))
+    name = Path(photos[0]).stem if len(photos) == 1 and Path(photos[0]).is_file() else base.name
+    run = options.run or Path("runs") / (name or "photos")
     with TemporaryDirectory() as scratch:  # a dry run writes nothing
         manifest = (Path(scratch) if dry_run else run) / "manifest.parquet"
-        build_manifest(photos, manifest, note=lambda line: sys.stderr.write(f"Note: {line}\n"))
+        build_manifest(photos, manifest, base=base, note=lambda line: sys.stderr.write(f"Note: {line}\n"))
         yield replace(options, manifest=manifest, run=run)
 
 
-def _name(photos: str) -> str:
-    """What a run of these photos is called: their folder's name, or that of a single photo."""
-    path = Path(photos)
-    if path.is_file():
-        return path.stem
-    if not path.is_dir() and glob.has_magic(photos):
-        path = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
-    return path.resolve().name or "photos"
+def _folder(photos: str) -> Path:
+    """The folder that is named, or that a pattern or a photo is in."""
+    path = Path(os.path.abspath(photos))  # noqa: PTH100  (with .. taken away, and links as they are)
+    if path.is_dir():
+        return path
+    return next(parent for parent in path.parents if not glob.has_magic(str(parent)))
 
 
 def _work(options: Options, target: str, *, dry_run: bool, as_json: bool, formats: tuple[str, ...] = ()) -> None:

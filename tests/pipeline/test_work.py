@@ -78,8 +78,10 @@ def test_a_folder_of_photos_needs_no_manifest(blanks, tmp_path, monkeypatch):
     assert run("segment", "my photos/*.png", "--workers", 0, "--device", "cpu").exit_code == 0
     rows = answer_of(tmp_path / "runs" / "my photos")
     assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png"]
+    assert [row["image_id"] for row in rows] == ["0", "1", "2"]  # wherever the folder is
     assert {row["status"] for row in rows} == {"no_face"}
-    assert run("segment", "my photos/2.png", "--workers", 0, "--dry-run").output.startswith("run: runs/2\n")
+    for named, folder in (("my photos/2.png", "2"), ("my photos/../my photos", "my photos"), (".", tmp_path.name)):
+        assert run("segment", named, "--workers", 0, "--dry-run").output.startswith(f"run: runs/{folder}\n")
 
 
 @pytest.mark.parametrize(
