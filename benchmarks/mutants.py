@@ -208,9 +208,8 @@ def main(
 ) -> None:
     """Draw mutants and print which of them survive."""
     sys.dont_write_bytecode = True
-    os.environ["PYTHONDONTWRITEBYTECODE"] = (
-        "1"  # of two sources written within a second, the old one's code may be taken
-    )
+    # of two sources written within a second, the old one's code may be taken
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     for name in HEAVY:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -5,9 +5,12 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from s3pot_batch.manifests.errors import ManifestError, one_line
 from s3pot_batch.manifests.schema import SCHEMA_VERSION
@@ -26,6 +29,11 @@ def read_table(path: Path, advice: str = REDO, columns: Collection[str] | None =
             return file.read(None if columns is None else [name for name in file.schema_arrow.names if name in columns])
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error, advice) from error
+
+
+def numbers(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column of numbers, none of them null; Arrow's own ways to NumPy import pandas first: a third of a second."""
+    return np.from_dlpack(column.combine_chunks()) if len(column) else np.zeros(0, np.int64)
 
 
 def unreadable(path: Path, error: Exception, advice: str = REDO) -> ManifestError:

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from s3pot_batch.manifests.errors import ManifestError
-from s3pot_batch.manifests.files import read_table, write_parquet
+from s3pot_batch.manifests.files import numbers, read_table, write_parquet
 from s3pot_batch.manifests.outcomes import fingerprint_of, items_path
 from s3pot_batch.manifests.plan import Plan
 from s3pot_batch.manifests.schema import FINISHED, STATUSES
@@ -57,12 +56,12 @@ class Finished:
     @cached_property
     def shard_of(self) -> NDArray[np.int32]:
         """Each row's shard."""
-        return numbers(self.table, "shard")
+        return numbers(self.table["shard"])
 
     def of(self, plan: Plan) -> "Finished":
         """The same without the photos that the manifest lists no more."""
         wanted = plan.wanted_photos
-        rows = numbers(self.table, "index")
+        rows = numbers(self.table["index"])
         known = rows < len(wanted)  # a run folder may hold more than a damaged plan knows
         keep = known & wanted[np.where(known, rows, 0)] if len(wanted) else known
         return self if keep.all() else Finished(self.table.filter(pa.array(keep)))
@@ -139,7 +138,7 @@ def _kept(run: Path, stage: str, there: Stamps) -> tuple[pa.Table, set[int]]:
         table = read_table(_path(run, stage)).select(FINISHED.names).cast(FINISHED)
     except (ManifestError, KeyError, pa.ArrowException):
         return nothing  # of another version, or damaged: the shards' own files say the same
-    shard, size, made = (numbers(table, name) for name in ("shard", "bytes", "made"))
+    shard, size, made = (numbers(table[name]) for name in ("shard", "bytes", "made"))
     first = _starts(shard)  # of a million photos, only each shard's first is looked at
     stamps = zip(shard[first].tolist(), zip(size[first].tolist(), made[first].tolist(), strict=True), strict=True)
     same = np.array([there.get(number) == stamp for number, stamp in stamps], bool)
@@ -147,11 +146,6 @@ def _kept(run: Path, stage: str, there: Stamps) -> tuple[pa.Table, set[int]]:
     if same.all():
         return table, known
     return table.filter(pa.array(np.repeat(same, np.diff(first, append=len(shard))))), known
-
-
-def numbers(table: pa.Table, name: str) -> NDArray[Any]:
-    """A column of numbers, none of them null; Arrow's own ways to NumPy import pandas first: a third of a second."""
-    return np.from_dlpack(table[name].combine_chunks()) if len(table) else np.zeros(0, np.int64)
 
 
 def _starts(shard: NDArray[np.int32]) -> NDArray[np.int64]:

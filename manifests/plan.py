@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from s3pot_batch.manifests.errors import ManifestError
-from s3pot_batch.manifests.files import read_table, write_parquet
+from s3pot_batch.manifests.files import numbers, read_table, write_parquet
 from s3pot_batch.manifests.manifest import Manifest
 from s3pot_batch.manifests.schema import PLAN
 
@@ -118,7 +118,7 @@ class Plan:
 
     @cached_property
     def _shard_of(self) -> NDArray[np.int64]:
-        return np.from_dlpack(self.table["shard"].combine_chunks()).astype(np.int64)
+        return numbers(self.table["shard"]).astype(np.int64)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -131,8 +131,7 @@ class Plan:
         if "wanted" not in self.table.column_names:  # of an earlier version
             return np.ones(self.table.num_rows, bool)
         named = self.table["wanted"]
-        wanted = pc.or_kleene(named, named.is_null()).cast(pa.uint8())
-        return np.from_dlpack(wanted.combine_chunks()).astype(bool)  # Arrow's own way to NumPy imports pandas first
+        return numbers(pc.or_kleene(named, named.is_null()).cast(pa.uint8())).astype(bool)
 
 
 def _item(row: dict[str, object]) -> PlannedItem:

@@ -68,9 +68,8 @@ def _listed(options: Options, photos: list[str] | None, *, dry_run: bool) -> Ite
     """
     given: Path | None = options.manifest
     if bool(photos) == bool(given):
-        raise ConfigError(
-            "name photos or their folder, or a manifest with --manifest" + (", not both" if given else "")
-        )
+        both = ", not both" if given else ""
+        raise ConfigError(f"name photos or their folder, or a manifest with --manifest{both}")
     if not photos:
         yield options
         return

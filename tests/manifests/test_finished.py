@@ -1,6 +1,8 @@
 """What finished shards hold is read out of one file, and believed only while theirs are the same."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from s3pot_batch.manifests import finished as module
 from s3pot_batch.manifests.finished import finished
 from s3pot_batch.manifests.manifest import read_manifest
 from s3pot_batch.manifests.outcomes import Outcome, items_path, write_outcomes
-from s3pot_batch.manifests.plan import Plan, make_plan
+from s3pot_batch.manifests.plan import Plan, make_plan, write_plan
 from tests.manifests.tables import manifest_file
 
 STAGE = "segments"
@@ -55,6 +57,17 @@ def test_nothing_is_finished_in_an_empty_folder(tmp_path, plan):
     assert found.statuses == {"ok": 0, "no_face": 0, "failed": 0}
     assert found.failures(plan) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pandas_is_not_loaded_to_look_at_what_was_kept(run, plan):
+    write_plan(plan, run)
+    finished(run, STAGE)  # from here on it is kept
+    code = (
+        "import sys; from pathlib import Path; from s3pot_batch.pipeline.status import run_status; "
+        "print(run_status(Path(sys.argv[1])).stages[-1].ok, 'pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run)], check=True, capture_output=True, text=True)
+    assert done.stdout == f"{2 * SHARDS - 2} False\n"
 
 
 def test_files_are_opened_once_and_again_where_they_changed(run, plan, monkeypatch):
