@@ -113,12 +113,12 @@ def settle(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def speed(work: Callable[[], object], device: str, count: int, *, waits: bool = True) -> Speed:
-    """The median of a few runs after two that warm up, and how long the device waits meanwhile.
+def speed(work: Callable[[], object], device: str, count: int, *, warm: int = 2, waits: bool = True) -> Speed:
+    """The median of a few runs after some that warm up, and how long the device waits meanwhile.
 
     Kernels are timed in one more run: what the profiler costs is the host's time, not theirs.
     """
-    for _ in range(1 if device == "cpu" else 2):
+    for _ in range(min(warm, 1) if device == "cpu" else warm):
         work()
     found: list[float] = []
     while len(found) < TIMES and sum(found) < ENOUGH:
@@ -184,9 +184,9 @@ def summed(name: str, steps: Sequence[Compared]) -> str:
 def compared(name: str, ours: Way, published: Way, device: str) -> Compared:
     """One step both ways; the published way sees one face."""
     theirs = published.step(name)
-    flops = flops_of(theirs)
+    flops = flops_of(theirs)  # which warms it up
     mine = speed(ours.step(name), device, len(ours.faces))
-    return Compared(name, flops, mine, speed(theirs, device, 1, waits=False))
+    return Compared(name, flops, mine, speed(theirs, device, 1, warm=0, waits=False))
 
 
 def measured(report: Report, clock: Clock, ways: tuple[Way, Way], device: str) -> None:
