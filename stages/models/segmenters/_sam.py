@@ -66,9 +66,16 @@ class SamSegmenter:
         self.sizes = BatchSizes()
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
-        """B×P×2 in 0..1 and B×P → B×P+1×C; SAM adds a padding point where there is no box."""
-        sparse, _ = self.sam.prompt_encoder(points=(points * self._side, labels), boxes=None, masks=None)
-        return cast("Tensor", sparse)
+        """B×P×2 in 0..1 and B×P → B×P+1×C; SAM adds a padding point where there is no box.
+
+        It is what ``PromptEncoder`` gives, which picks the points of a label by a mask: a host would wait for each.
+        """
+        encoder: PromptEncoder = self.sam.prompt_encoder
+        placed, labels = F.pad(points * self._side + 0.5, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+        at = encoder.pe_layer.forward_with_coords(placed, encoder.input_image_size)
+        kinds = torch.cat([embedding.weight for embedding in encoder.point_embeddings[:2]])
+        known = at + kinds[labels.clamp(min=0).long()]
+        return torch.where(labels[..., None] < 0, encoder.not_a_point_embed.weight, known)
 
     def embed_boxes(self, boxes: Tensor) -> Tensor:
         """B×4 in 0..1 → B×2×C."""
