@@ -5,6 +5,7 @@ besides. Stable Diffusion comes without its text encoder, which reads one prompt
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from diffusers.utils import logging
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from s3pot_batch.stages.models.profiles import PAPER, Profile
 from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
@@ -124,31 +126,75 @@ class Generator:
         pipeline.to(torch.float16).save_pretrained(folder)
 
 
-def write(size: Size, folder: Path) -> None:
-    """Parser, inpainter and segmenter of a size, as files of their formats."""
-    torch.manual_seed(0)
-    Generator.of(size).save(folder / "inpainter")
-    save_file(build_vit_sam(**size.sam).state_dict(), folder / "sam.safetensors")
+def write_segmenter(size: Size, folder: Path, device: str = "cpu") -> None:
+    """SAM in half precision; its relative positions are 0 where nothing has been learnt, and would test nothing."""
+    with torch.device(device):
+        sam = build_vit_sam(**size.sam)
+        for name, weights in sam.image_encoder.named_parameters():
+            if "rel_pos" in name:
+                nn.init.normal_(weights, std=0.1)
+    state = {name: one.half() if one.is_floating_point() else one for name, one in sam.state_dict().items()}
+    save_file(state, folder / "sam.safetensors")
+
+
+def write_parser(size: Size, folder: Path, device: str = "cpu") -> None:
+    """The parser as TorchScript, traced on the processor, so that it names no device."""
+    with torch.device(device):
+        parser = Parser(size.parser)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and what FaRL's release is
-        traced = torch.jit.trace(Parser(size.parser).eval(), torch.zeros(2, 3, PARSED, PARSED))  # type: ignore[no-untyped-call]
+        seen = torch.zeros(2, 3, PARSED, PARSED)
+        traced = torch.jit.trace(parser.cpu().eval(), seen, check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, str(folder / "parser.pt"))
 
 
-def profile(size: Size, folder: Path, way: Literal["published", "exact", "half"], *, compiled: bool = False) -> Profile:
+def write_inpainter(size: Size, folder: Path, device: str = "cpu") -> None:
+    """Stable Diffusion and a ControlNet as a folder in diffusers' format."""
+    with torch.device(device):
+        parts = Generator.of(size)
+    parts.save(folder / "inpainter")
+
+
+WRITERS = {"segmenter": write_segmenter, "parser": write_parser, "inpainter": write_inpainter}
+"""By part: each writes a file of its format. Weights are drawn on the device, which takes a processor's core long."""
+
+
+def write(size: Size, folder: Path) -> None:
+    """Parser, inpainter and segmenter of a size, as files of their formats."""
+    torch.manual_seed(0)
+    for writer in WRITERS.values():
+        writer(size, folder)
+
+
+class Unfilled(TorchFunctionMode):
+    """While it is entered, new networks draw no random weights: those of a file follow, and 2 G of them take 20 s."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Any = None,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Leave a tensor as it is where it would be drawn."""
+        if function in (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, nn.init.kaiming_uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def profile(size: Size, folder: Path, way: Literal["published", "exact", "half"]) -> Profile:
     """The paper profile over what :func:`write` has written.
 
     Args:
         size: what was written.
         folder: where.
         way: ``published`` and ``exact`` are float32, and the former has ``segment_anything``'s own attention.
-        compiled: by ``torch.compile``.
     """
-    half, more = way == "half", (("compiled", compiled),)
+    half = way == "half"
     parts = {
         "parser": ("parser.pt", "float16", ()),
-        "inpainter": ("inpainter", "float16", (("size", size.drawn), ("condition", "inpaint"), *more)),
-        "segmenter": ("sam.safetensors", "bfloat16", (*size.sam.items(), ("fused", way != "published"), *more)),
+        "inpainter": ("inpainter", "float16", (("size", size.drawn), ("condition", "inpaint"))),
+        "segmenter": ("sam.safetensors", "bfloat16", (*size.sam.items(), ("fused", way != "published"))),
     }
     specs: dict[str, Any] = {
         part: replace(

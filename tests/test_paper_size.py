@@ -1,13 +1,16 @@
 """What a face costs at paper size, and how that is measured: the tiny size of both, held to what really runs."""
 
+import json
+
 import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
 
 import benchmarks.gpu
 from benchmarks.costs import flops_of, generating, segmenting, stored
-from benchmarks.gpu import disc, gpu
-from benchmarks.paper_size import SIZES, Generator, Parser, profile, write
+from benchmarks.gpu import covered, gpu
+from benchmarks.paper_size import SIZES, WRITERS, Generator, Parser, Unfilled, profile, write
+from benchmarks.ways import disc
 from s3pot_batch.stages.method.enhancement import token_region
 from s3pot_batch.stages.models.protocols import Inpainting
 from s3pot_batch.stages.models.registry import Models
@@ -64,16 +67,59 @@ def test_the_full_size_has_the_published_numbers_of_weights():
     assert 1600 < int(token_region(torch.from_numpy(disc(512)), 64).sum()) < 1700
 
 
-def test_both_ways_are_measured_in_one_run(monkeypatch, capsys):
+def test_both_ways_are_measured_in_one_run(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmarks.gpu, "TIMES", 1)
-    gpu("tiny")
+    gpu("tiny", out=tmp_path / "found.json", batches=[3])
     first, *lines, last = capsys.readouterr().out.splitlines()
+    found = json.loads((tmp_path / "found.json").read_text())
     assert "TFLOP/s" in first
     assert [line.split(":")[0] for line in lines] == [
-        "parser", "inpainter", "image encoder", "FE and matching", "adapter and mask decoder",
+        "image encoder", "FE and matching", "adapter and mask decoder", *found["checks"], "stage two", "parser",
+        "inpainter", "stage one", "in all", "image encoder, 3 faces at once",
     ]  # fmt: skip
-    assert all("% of the peak" in line and "published" in line for line in lines)
-    assert last.startswith("in all ")
+    assert all(
+        "% of the peak" in line for line in lines if line.startswith(tuple(one["name"] for one in found["steps"]))
+    )
+    seconds = sum(one["ours"]["seconds"] for one in found["steps"])
+    assert f"in all: {seconds:.4f} s a face, published" in lines[-2]
+    cosine, _, attention, matching = found["checks"].values()
+    assert cosine > 0.9999  # a CPU works in float32 both ways
+    assert attention < 1e-5
+    assert matching == 1
+    assert "s" in last
+    assert not found["failed"]
+
+
+def test_what_fails_and_what_is_late_keeps_nothing_else_from_being_measured(monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks.gpu, "TIMES", 1)
+    monkeypatch.setitem(WRITERS, "parser", lambda *_: 1 / 0)
+    with pytest.raises(SystemExit) as stopped:
+        gpu("tiny")
+    assert "parser's weights: ZeroDivisionError" in str(stopped.value)
+    assert "; parser: ConfigError" in str(stopped.value)
+    told = capsys.readouterr().out
+    assert "stage two: " in told
+    assert "inpainter: " in told
+    assert "stage one: " not in told
+    gpu("tiny", seconds=0)
+    assert capsys.readouterr().out.count("left out, 0 s are over") == 12
+
+
+def test_time_in_which_a_device_works_is_counted_once():
+    assert covered([(5, 6), (0, 2), (1, 3), (1, 2)]) == 4
+    assert covered([]) == 0
+
+
+def test_networks_that_are_not_filled_take_a_files_weights():
+    with Unfilled():
+        empty = build_vit_sam(**TINY.sam)
+    full = build_vit_sam(**TINY.sam)
+    empty.load_state_dict(full.state_dict())
+    assert all(torch.equal(one, other) for one, other in zip(empty.parameters(), full.parameters(), strict=True))
+    torch.manual_seed(0)
+    after = torch.nn.Linear(2, 2)
+    assert after.weight.abs().max() < 1  # drawn again
+    assert after.weight.std() > 0
 
 
 def test_the_published_way_has_the_published_attention(written):

@@ -23,9 +23,9 @@ class Enhanced:
     """T²×C float32, prompt-conditioned features F(R)."""
 
 
-def token_centres(tokens: int) -> Tensor:
+def token_centres(tokens: int, device: torch.device | None = None) -> Tensor:
     """T²×2 (x, y) of the tokens' centres in 0..1 of the frame, row by row."""
-    at = (torch.arange(tokens, dtype=torch.float32) + 0.5) / tokens
+    at = (torch.arange(tokens, dtype=torch.float32, device=device) + 0.5) / tokens
     y, x = torch.meshgrid(at, at, indexing="ij")
     return torch.stack([x, y], -1).reshape(-1, 2)
 
@@ -56,7 +56,7 @@ def enhance(
     compared = slice(segmenter.shape.channels)
     contrast = F.cosine_similarity(raw[compared], reference[compared], dim=0)
     best = contrast.masked_fill(~inside, -torch.inf).argmax()
-    initial = token_centres(raw.shape[-1]).to(raw.device)[best]
+    initial = token_centres(raw.shape[-1], raw.device)[best[None]][0]  # by a number, the host would wait for it
     both = torch.stack([raw, reference])
     features = attended(segmenter, both, initial) if conditioned else both[:, compared].flatten(2).transpose(1, 2)
     return Enhanced(contrast, initial, features[0], features[1])

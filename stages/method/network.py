@@ -109,13 +109,15 @@ class S3POT(nn.Module):
     def _embed(self, prompted: Prompted, *, flip: bool) -> Tensor:
         """Q×C: the points as the segmenter embeds them."""
         prompts = thinned(prompted.prompts, prompted.tokens.shape[-1], self.settings.prompt_step)
-        centres = token_centres(prompted.tokens.shape[-1]).to(prompted.tokens.device)
+        centres = token_centres(prompted.tokens.shape[-1], prompted.tokens.device)
         labels = 1 - prompts.labels if flip else prompts.labels
         return self.segmenter.embed_points(centres[prompts.cells][None], labels[None])[0]
 
 
 def thinned(prompts: Prompts, side: int, step: int) -> Prompts:
     """Every ``step``-th prompt of every ``step``-th row of T = ``side`` tokens, and all of a kind with none there."""
+    if step == 1:
+        return prompts
     rows, columns = prompts.cells // side, prompts.cells % side
     kept = (rows % step == 0) & (columns % step == 0)
     for label in (0.0, 1.0):

@@ -36,19 +36,18 @@ def select_prompts(enhanced: Enhanced, inside: Tensor, *, min_similarity: float 
     """
     region = inside.flatten()
     cells = region.nonzero()[:, 0]
-    reference = F.normalize(enhanced.reference[region].float(), dim=-1)
+    reference = F.normalize(enhanced.reference[cells].float(), dim=-1)
     raw = F.normalize(enhanced.raw.float(), dim=-1)
     scores = reference @ raw.T
     if reach < 1:
         scores = scores.masked_fill(_distance(cells, inside.shape[-1]) > reach * inside.shape[-1], NEVER)
     columns = greedy_match(scores[None])[0]
-    rows = (columns >= 0).nonzero()[:, 0]
-    found = scores[rows, columns[rows]]
-    counts = found >= min_similarity if min_similarity > 0 else found > NEVER
+    # there are no more rows than columns, so that every row has its own; nothing here waits for a device
+    found = scores.gather(1, columns[:, None])[:, 0]
     seen = torch.zeros_like(region)
-    seen[columns[rows[counts]]] = True
+    seen[columns] = found >= min_similarity if min_similarity > 0 else found > NEVER
     similarity = torch.full(region.shape, -1.0, device=region.device)
-    similarity[columns[rows]] = found.clamp(min=-1)
+    similarity[columns] = found.clamp(min=-1)
     return Prompts(cells, seen[cells].float(), similarity[cells])
 
 

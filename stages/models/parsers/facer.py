@@ -51,6 +51,8 @@ class FacerParser:
         from torch.nn import functional as F
 
         half = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        # on a card TorchScript would compile kernels while it sees the first batches of every size, for seconds
+        plain = torch.jit.optimized_execution(self.device.type == "cpu")  # type: ignore[attr-defined]
         with torch.inference_mode():
             images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
             images = images.to(self.device, torch.float32) / 255
@@ -59,7 +61,7 @@ class FacerParser:
                 points = torch.as_tensor(landmarks, dtype=torch.float32, device=self.device)
                 data = {"points": points, "image_ids": torch.arange(len(frames), device=self.device)}
                 images, _, back = self.parser.warp_images(images, data)
-            with half:
+            with half, plain:
                 logits = self.parser.net(images)[0]
             if back is not None:
                 logits = F.grid_sample(logits.float(), back, align_corners=False)  # as facer's forward does

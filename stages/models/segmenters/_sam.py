@@ -12,6 +12,9 @@ from s3pot_batch.stages.models.compiling import BatchSizes
 from s3pot_batch.stages.models.protocols import TokenShape
 from s3pot_batch.stages.models.segmenters._decoding import decode_masks, embed_label_maps, own_tokens, two_way
 
+MOST_COMPILED = 64
+"""Of one block, before torch leaves it uncompiled; torch says 8, which are four sizes of batch."""
+
 
 class SamSegmenter:
     """A :class:`~segment_anything.modeling.Sam` of any size as a segmenter.
@@ -50,14 +53,29 @@ class SamSegmenter:
             return encode(self.sam, torch.cat([images, more]) if len(more) else images)[: len(images)]
 
     def compile(self, backend: str | Callable[..., object] = "inductor") -> None:
-        """Have the image encoder compiled for every size of batch that it sees, and batches filled up."""
-        self.sam.image_encoder.compile(backend=backend, dynamic=False)
+        """Have the image encoder compiled for every size of batch that it sees, and batches filled up.
+
+        It is compiled block by block: all blocks of a kind share what one of them was compiled to, and a whole ViT-H
+        would be 32 times as much to compile.
+        """
+        for block in getattr(self.sam.image_encoder, "blocks", [self.sam.image_encoder]):
+            block.compile(backend=backend, dynamic=False)
+        # a size of batch takes two, one for blocks with windows and one for those without
+        config = torch._dynamo.config  # noqa: SLF001
+        config.recompile_limit = max(config.recompile_limit, MOST_COMPILED)
         self.sizes = BatchSizes()
 
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
-        """B×P×2 in 0..1 and B×P → B×P+1×C; SAM adds a padding point where there is no box."""
-        sparse, _ = self.sam.prompt_encoder(points=(points * self._side, labels), boxes=None, masks=None)
-        return cast("Tensor", sparse)
+        """B×P×2 in 0..1 and B×P → B×P+1×C; SAM adds a padding point where there is no box.
+
+        It is what ``PromptEncoder`` gives, which picks the points of a label by a mask: a host would wait for each.
+        """
+        encoder: PromptEncoder = self.sam.prompt_encoder
+        placed, labels = F.pad(points * self._side + 0.5, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+        at = encoder.pe_layer.forward_with_coords(placed, encoder.input_image_size)
+        kinds = torch.cat([embedding.weight for embedding in encoder.point_embeddings[:2]])
+        known = at + kinds[labels.clamp(min=0).long()]
+        return torch.where(labels[..., None] < 0, encoder.not_a_point_embed.weight, known)
 
     def embed_boxes(self, boxes: Tensor) -> Tensor:
         """B×4 in 0..1 → B×2×C."""

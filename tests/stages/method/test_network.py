@@ -4,12 +4,40 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.enhancement import enhance, token_region
 from s3pot_batch.stages.method.network import S3POT, thinned
 from s3pot_batch.stages.method.selection import Prompts, select_prompts
 from s3pot_batch.stages.models.adapters.attention import AttentionAdapter
+
+
+class Questions(TorchDispatchMode):
+    """Counts what a host would have to wait for on a device: numbers, and tensors whose size hangs on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name, indices = function.overloadpacket.__name__, args[1] if len(args) > 1 else None
+        masks = name.startswith("index") and isinstance(indices, list | tuple)
+        by_mask = masks and any(one is not None and one.dtype == torch.bool for one in indices)
+        self.count += by_mask or name in {"_local_scalar_dense", "nonzero", "masked_select"}
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_between_tokens_and_logits_a_host_hardly_waits(network, tokens, region):
+    plain = settled(network, prompt_step=1, min_similarity=0.7, target="face")
+    with Questions() as asked:
+        prompted = plain.prompt(tokens[0], tokens[1], region)
+        assert asked.count == 3  # is M empty, which tokens are in it, is there a NaN
+        plain([prompted, prompted])
+        assert asked.count == 3
+        assert prompted.prompts.labels[prompted.prompts.labels > 0].sum() >= 0
+        assert asked.count > 3
 
 
 def settled(network, **settings):

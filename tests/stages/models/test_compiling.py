@@ -6,6 +6,8 @@ import torch
 from s3pot_batch.stages.models.compiling import BatchSizes
 from s3pot_batch.stages.models.profiles import PartSpec
 from s3pot_batch.stages.models.registry import SEGMENTERS
+from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
+from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
 from tests.stages.conftest import TINY
 
 
@@ -31,18 +33,23 @@ def test_a_size_that_ran_out_of_memory_is_filled_up_to_no_more():
 
 
 @torch.no_grad()
-def test_the_image_encoder_is_compiled_once_for_a_size(segmenter):
-    pictures = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    expected, compiled = segmenter.encode(pictures), list[int]()
+def test_blocks_of_a_kind_are_compiled_once_for_a_size():
+    deep = {**TINY, "depth": 6, "global_attn_indexes": (2, 5)}
+    segmenter, compiled = SamSegmenter(build_vit_sam(**deep)), list[int]()
+    pictures = torch.randint(0, 256, (10, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = segmenter.encode(pictures)
 
     def backend(graph, inputs):
         compiled.append(max(len(one) for one in inputs if one.ndim == 4))
         return graph.forward
 
     segmenter.compile(backend)
-    torch.testing.assert_close(segmenter.encode(pictures), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(segmenter.encode(pictures[:3]), expected[:3], atol=1e-5, rtol=1e-5)
-    assert len(compiled) == 1  # the whole encoder is one graph
+    for count in (4, 3):
+        torch.testing.assert_close(segmenter.encode(pictures[:count]), expected[:count], atol=1e-5, rtol=1e-5)
+    assert compiled == [4, 4]  # with windows and without: six blocks, and three pictures are filled up to four
+    for count in (5, 6, 8, 10):  # more of them than torch's own limit
+        segmenter.encode(pictures[:count])
+    assert len(compiled) == 10
 
 
 def test_nothing_is_compiled_on_a_cpu(sam, tmp_path):

@@ -214,3 +214,13 @@ class TestAnotherDecoder:
     def test_an_adapter_of_another_width_is_refused(self, scored):
         with pytest.raises(ConfigError, match="the adapter has 64 channels and the segmenter 32; train one"):
             S3POT(scored, AttentionAdapter(64))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("count", [1, 2, 37])
+def test_points_are_embedded_as_the_library_does(segmenter, count):
+    rng = torch.Generator().manual_seed(count)
+    points, labels = torch.rand(3, count, 2, generator=rng), torch.randint(-1, 2, (3, count), generator=rng).float()
+    side = segmenter.sam.image_encoder.img_size
+    expected, _ = segmenter.sam.prompt_encoder(points=(points * side, labels), boxes=None, masks=None)
+    assert torch.equal(segmenter.embed_points(points, labels), expected)
