@@ -20,6 +20,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(PY) -m pip install --quiet --constraint constraints.txt --no-deps label-studio-sdk  # its needs: a second OpenCV
 	touch $@
 
 $(DEMO): examples/demo_photos.py | $(STAMP)

@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from s3pot_batch.stages.headway import read_headway
+
 
 @dataclass(frozen=True)
 class AtWork:
@@ -14,10 +16,13 @@ class AtWork:
     shard: int
     seconds: float
     """For how long."""
+    done: float = 0.0
+    """What is done of it, in the stage's unit; an hour's shard is not silent until it ends."""
 
     def text(self) -> str:
         """The same for a person."""
-        return f"shard {self.shard} ({self.seconds:.0f} s)"
+        done = f", {int(10 * self.done) / 10:g} done" if self.done else ""
+        return f"shard {self.shard} ({self.seconds:.0f} s{done})"
 
 
 def at_work(run: Path, stage: str = "*") -> list[AtWork]:
@@ -28,18 +33,18 @@ def at_work(run: Path, stage: str = "*") -> list[AtWork]:
         stage: of this stage alone.
     """
     locks = (run / "items").glob(f"{stage}/*.lock")
-    found = [AtWork(path.parent.name, int(path.stem), since) for path in locks if (since := _held(path)) is not None]
+    found = [AtWork(path.parent.name, int(path.stem), *held) for path in locks if (held := _held(path))]
     return sorted(found, key=lambda one: -one.seconds)
 
 
-def _held(lock: Path) -> float | None:
-    """For how many seconds a lock has been held; one that a dead process left is free."""
+def _held(lock: Path) -> tuple[float, float] | None:
+    """For how many seconds a lock has been held, and what has been done meanwhile; one of a dead process is free."""
     try:
         with lock.open("rb") as file:
-            since = time.time() - lock.stat().st_mtime
+            since, done = read_headway(file) or (lock.stat().st_mtime, 0.0)
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return max(since, 0.0)
+        return max(time.time() - since, 0.0), done
     except (OSError, ValueError):
         return None  # it has just gone, or this storage knows no locks
     return None

@@ -4,14 +4,14 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from s3pot_batch.pipeline.at_work import at_work
+from s3pot_batch.pipeline.at_work import AtWork, at_work
 from s3pot_batch.pipeline.logbook import write_down
 from s3pot_batch.pipeline.runner import OnReport
 from s3pot_batch.stages.base import ShardReport
@@ -38,10 +38,17 @@ class Meter:
     """Items of each shard to do."""
     unit: str = "photos"
     run: Path | None = None
-    """Whose locks say what is worked on."""
+    """Whose locks say what is worked on, and how far that is."""
+    ended: set[int] = field(default_factory=set)
+    """Shards."""
     done: int = 0
+    """Items of these."""
     failed: int = 0
     started: float = field(default_factory=time.monotonic)
+    busy: Sequence[AtWork] = ()
+    """What was worked on when it was looked at last."""
+    seen: float = 0.0
+    """The most that was known to be done, within shards, too: one that has just ended is in neither for a moment."""
 
     @property
     def total(self) -> int:
@@ -50,30 +57,42 @@ class Meter:
 
     def add(self, report: ShardReport) -> None:
         """Count a shard that has ended."""
+        self.ended.add(report.shard)
         self.done += self.sizes[report.shard]
+        self.seen = max(self.seen, self.done)
         self.failed += self.sizes[report.shard] if report.error else report.failed
+
+    def look(self) -> None:
+        """See what is worked on, and how far it is."""
+        done = self.done  # before looking: a shard that ends meanwhile must not count twice
+        self.busy = at_work(self.run, self.stage) if self.run and done < self.total else ()
+        within = (min(one.done, self.sizes.get(one.shard, 0)) for one in self.busy if one.shard not in self.ended)
+        self.seen = max(self.seen, done + sum(within))
 
     def rate(self) -> str:
         """Items per second so far."""
-        return f"{self.done / max(time.monotonic() - self.started, 1e-9):.1f} {self.unit}/s"
+        return f"{self.seen / max(time.monotonic() - self.started, 1e-9):.1f} {self.unit}/s"
 
     def left(self) -> str:
         """The time that the rest will take, if it goes on so."""
-        if not self.done:
+        if not self.seen:
             return "–"
-        return str(timedelta(seconds=round((time.monotonic() - self.started) / self.done * (self.total - self.done))))
+        elapsed = time.monotonic() - self.started
+        return str(timedelta(seconds=round(elapsed / self.seen * (self.total - self.seen))))
 
     def now(self) -> str:
         """What is worked on, and for how long."""
-        busy = at_work(self.run, self.stage) if self.run and self.done < self.total else []
-        more = f" and {len(busy) - SHOWN_AT_WORK} more" if len(busy) > SHOWN_AT_WORK else ""
-        return f"now {', '.join(one.text() for one in busy[:SHOWN_AT_WORK])}{more}" if busy else ""
+        more = f" and {len(self.busy) - SHOWN_AT_WORK} more" if len(self.busy) > SHOWN_AT_WORK else ""
+        return f"now {', '.join(one.text() for one in self.busy[:SHOWN_AT_WORK])}{more}" if self.busy else ""
 
     def text(self) -> str:
-        """All of it in a line."""
+        """All of it in a line, as of now."""
+        self.look()
         failed = f", {self.failed} failed" if self.failed else ""
         now = f"; {now}" if (now := self.now()) else ""
-        return f"{self.stage}: {self.done}/{self.total} {self.unit}, {self.rate()}{failed}, {self.left()} left{now}"
+        return (
+            f"{self.stage}: {int(self.seen)}/{self.total} {self.unit}, {self.rate()}{failed}, {self.left()} left{now}"
+        )
 
 
 class Display:
@@ -141,8 +160,9 @@ class Display:
         task = bars.add_task(meter.stage, total=meter.total, rate="", failed="", now="")
 
         def draw() -> None:
+            meter.look()
             failed = f"{meter.failed} failed" if meter.failed else ""
-            bars.update(task, completed=meter.done, rate=meter.rate(), failed=failed, now=meter.now())
+            bars.update(task, completed=meter.seen, rate=meter.rate(), failed=failed, now=meter.now())
 
         with _every(BAR_SECONDS, draw):
             yield draw

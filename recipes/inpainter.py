@@ -328,14 +328,15 @@ def measure(
     count: int,
 ) -> dict[str, float]:
     """Mean absolute error (0..255) on held-out faces under drawn occluders, covered and visible parts apart."""
-    samples = batches(ReferenceSamples(faces, parsing, held_out=True), size=16, seed=7, workers=0)
+    size = min(count, 16)
+    samples = batches(ReferenceSamples(faces, parsing, held_out=True), size=size, seed=7, workers=0)
 
     def encode(pixels: Tensor) -> Tensor:
         return autoencoder.encode(pixels).latent_dist.mean * autoencoder.config.scaling_factor  # type: ignore[no-any-return]
 
     sums = dict.fromkeys(("covered", "covered_before", "visible"), 0.0)
     areas = dict.fromkeys(("covered", "visible"), 1e-6)
-    for _ in range(-(-count // 16)):
+    for _ in range(-(-count // size)):
         sample = next(samples)
         predicted, _ = predict(models, scheduler, encode, sample, last=True)
         decoded = autoencoder.decode(predicted / autoencoder.config.scaling_factor).sample.clamp(-1, 1)

@@ -7,7 +7,7 @@ still to do and how far they are: all that follows from :data:`STAGES`.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +19,7 @@ from s3pot_batch.manifests.outcomes import Checksums, Outcome, items_path, shard
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.manifests.schema import ANSWER_VERSION, SCHEMA_VERSION, STATUSES
 from s3pot_batch.stages.errors import RetryableError
+from s3pot_batch.stages.headway import Headway
 from s3pot_batch.stages.models.memory import out_of_memory
 from s3pot_batch.stages.models.profiles import Profile
 from s3pot_batch.stages.settings import DECODING, PROMPTING, SECTIONS, Settings
@@ -53,6 +54,8 @@ class StageContext:
     fingerprint: str
     device: str = "cpu"
     batch_size: int = 8
+    headway: Headway = field(default_factory=Headway, compare=False)
+    """Where a stage's work says what it has done by now; each task has its own."""
 
     @property
     def models(self) -> "Models":
@@ -201,7 +204,7 @@ def run_task(task: ShardTask, context: StageContext) -> ShardReport:
     path = items_path(task.run, task.stage, task.shard).with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path):  # of a process that dies it is free at once
-        report = _run_task(task, context)
+        report = _run_task(task, replace(context, headway=Headway(path)))
     path.unlink(missing_ok=True)  # whoever waits holds a lock of no name then, and finds the shard done
     return report
 

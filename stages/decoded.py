@@ -57,6 +57,7 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
         found |= dict(zip(rows, decode_pairs(network, pairs, own), strict=True))
         for index, _ in group:
             seconds[index] += (time.perf_counter() - began) / len(group)
+        context.headway.add(len(items) * len(group) / len(faces))
     judged = [replace(_judged(outcome, found), seconds=seconds[outcome.index]) for outcome in outcomes]
     return ShardResult(judged, {row: _arrays(one) for row, one in found.items()})
 

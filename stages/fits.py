@@ -30,6 +30,7 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
         for row, pair in zip(pairs.rows, pairs, strict=True):
             fits[row] = fit_face(network, pair, context.settings.training).adapter
         outcomes.append(outcome.status_alone(time.perf_counter() - started))
+        context.headway.add(1)
     save_fits(context.run, shard, fits)
     return ShardResult(outcomes)
 

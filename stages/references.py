@@ -72,20 +72,22 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
             item.index: Outcome(item.index, item.image_id, "failed", "KilledWorker", KILLS)
             for item in items if item.index in attempts.left_alone
         }  # fmt: skip
+        context.headway.add(len(outcomes))
         suspects = [item for item in items if item.index in attempts.suspects]
         others = [item for item in items if item not in suspects and item.index not in outcomes]
         values: dict[int, Mapping[str, NDArray[np.generic]]] = {}
         for photos in (others, *([suspect] for suspect in suspects)):
-            done, arrays_of = _worked_on(photos, stage_one, attempts, context.faces_at_once)
+            done, arrays_of = _worked_on(photos, stage_one, attempts, context)
             outcomes |= done
             values |= arrays_of
     return ShardResult([outcomes[item.index] for item in items], values)
 
 
 def _worked_on(
-    items: Sequence[PlannedItem], stage_one: StageOne, attempts: Attempts, at_once: int
+    items: Sequence[PlannedItem], stage_one: StageOne, attempts: Attempts, context: StageContext
 ) -> tuple[dict[int, Outcome], dict[int, Mapping[str, NDArray[np.generic]]]]:
-    """Outcomes of some photos by their numbers, and arrays by Zarr row; ``at_once`` faces are a batch."""
+    """Outcomes of some photos by their numbers, and arrays by Zarr row."""
+    at_once = context.faces_at_once
     outcomes: dict[int, Outcome] = {}
     found: list[_Found] = []
     for item in items:
@@ -94,6 +96,7 @@ def _worked_on(
         found += [_Found(item, slot, face) for slot, face in enumerate(faces)]
         if not faces:
             attempts.came_through(item.index)
+            context.headway.add(1)
     values: dict[int, Mapping[str, NDArray[np.generic]]] = {}
     for start in range(0, len(found), at_once):
         group = found[start : start + at_once]
@@ -106,8 +109,9 @@ def _worked_on(
                 values[one.row] = _arrays(face)
                 faces_so_far = outcomes[index].faces
                 outcomes[index] = replace(outcomes[index], faces=(*faces_so_far, _described(one.row, face)))
-        later = {one.item.index for one in found[start + at_once :]}
-        attempts.came_through(*({one.item.index for one in group} - later))
+        through = {one.item.index for one in group} - {one.item.index for one in found[start + at_once :]}
+        attempts.came_through(*through)
+        context.headway.add(len(through))
     return outcomes, values
 
 

@@ -34,6 +34,7 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
             masks[face.row] = draw(read_pair(context.run, face.row), read_decoded(context.run, face.row), settings)
         seconds = outcome.seconds + (time.perf_counter() - began if outcome.faces else 0)
         answers.append(replace(answer(outcome, masks, settings.threshold), seconds=seconds))
+        context.headway.add(1)
     return ShardResult(answers, {row: _arrays(mask) for row, mask in masks.items()})
 
 

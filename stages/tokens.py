@@ -53,6 +53,7 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
         values |= {row: cached(one) for (_, row), one in zip(group, found, strict=True) if one is not None}
         for index, _ in group:
             seconds[index] += (time.perf_counter() - began) / len(group)
+        context.headway.add(len(items) * len(group) / len(faces))
     return ShardResult([outcome.status_alone(seconds[outcome.index]) for outcome in outcomes], values)
 
 

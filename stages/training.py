@@ -18,6 +18,7 @@ from s3pot_batch.manifests.plan import read_plan
 from s3pot_batch.stages import store
 from s3pot_batch.stages.base import ShardReport, ShardTask, StageContext
 from s3pot_batch.stages.errors import ShardError
+from s3pot_batch.stages.headway import Headway
 from s3pot_batch.stages.method.learning import judged, optimiser
 from s3pot_batch.stages.method.network import S3POT, Prompted
 from s3pot_batch.stages.models.registry import ADAPTERS
@@ -62,7 +63,7 @@ def work(task: ShardTask, context: StageContext) -> ShardReport:
     pairs = CachedPairs(task.run, rows, context.device)
     if not pairs:
         raise ShardError("no face in this run to train on; look at the statuses with: s3pot-batch status")
-    state = TrainingState(folder / "training.pt", context.fingerprint)
+    state = TrainingState(folder / "training.pt", context.fingerprint, headway=context.headway)
     losses = train(network, pairs, settings.training, settings.seed, state)
     facts: dict[str, object] = {
         "fingerprint": context.fingerprint, "target": settings.segments.target, "losses": losses, "faces": len(pairs),
@@ -86,6 +87,8 @@ class TrainingState:
     """Of everything that changes the result."""
     on_epoch: OnEpoch | None = None
     """Told every epoch's number and mean loss."""
+    headway: Headway = field(default_factory=Headway)
+    """Told of every batch, as its share of an epoch."""
     losses: list[float] = field(default_factory=list)
     """The mean loss of every epoch so far."""
     alive: list[float] = field(default_factory=list)
@@ -160,6 +163,7 @@ def train(
     adapter = cast("nn.Module", network.adapter)
     adamw, schedule = optimiser(network, settings)
     state.resume(adapter=adapter, optimizer=adamw, schedule=schedule)
+    state.headway.add(len(state.losses))
     adapter.train()
     peers = Peers.here()
     for epoch in range(len(state.losses), settings.epochs):
@@ -174,6 +178,7 @@ def train(
                 sums += torch.tensor([float(found.losses.detach().sum()), float(found.alive.sum())])
             peers.add_gradients(adapter)
             adamw.step()
+            state.headway.add(1 / len(batches))
         total, moved = peers.add(sums).tolist()
         schedule.step()
         state.keep(total / len(pairs), moved / len(pairs), adapter=adapter, optimizer=adamw, schedule=schedule)

@@ -1,7 +1,10 @@
 """Settings for all tests."""
 
+import atexit
 import gc
+import os
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("s3pot", deadline=None)  # a busy machine makes no example wrong
@@ -17,6 +20,13 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_unconfigure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    """One of several processes has told all that it found when it ends; to put its objects away takes seconds."""
+    if hasattr(config, "workerinput"):  # pytest-xdist's; what a process by itself returns says whether all tests passed
+        atexit.register(os._exit, 0)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
     """At the end libraries count what nobody has put away."""
-    gc.unfreeze()
+    if not hasattr(config, "workerinput"):
+        gc.unfreeze()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from s3pot_batch.pipeline.corrections.drawing import (
     size_of,
 )
 from s3pot_batch.pipeline.export import Written
-from s3pot_batch.pipeline.export._photos import FILTERS, Pictures, answered_photos
+from s3pot_batch.pipeline.export._photos import FILTERS, AnsweredPhoto, Pictures, answered_photos
 from s3pot_batch.pipeline.options import ExportOptions
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.rle import BadRle, Mask, decode_rle, encode_rle
@@ -35,29 +36,42 @@ FILE = "annotations.json"
 
 def write(run: Path, out: Path, options: ExportOptions) -> Iterator[Written]:
     """Write one file of all photos; a photo without annotations is in ``images`` all the same."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    pictures = Pictures(run, out, wanted=options.photos)
+    pictures, gathered = Pictures(run, out, wanted=options.photos), Gathered()
     for photo in answered_photos(run, options):
+        gathered.add(photo, pictures.name(photo))
+        yield pictures.write(photo)
+    gathered.save(out / FILE, run.name)
+
+
+@dataclass
+class Gathered:
+    """What such a file holds of the photos so far; FiftyOne reads faces from one, too."""
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, photo: AnsweredPhoto, called: str) -> None:
+        """Take in a photo and the masks of its faces, under that name of a file."""
         height, width = photo.shape
-        number = len(images) + 1
-        images.append(
-            {"id": number, "file_name": pictures.name(photo), "width": width, "height": height,
-             "image_id": photo.item.image_id}
-        )  # fmt: skip
+        number = len(self.images) + 1
+        self.images.append(
+            {"id": number, "file_name": called, "width": width, "height": height, "image_id": photo.item.image_id}
+        )
         for shape in photo.shapes():
             x0, y0, x1, y1 = box_of(shape.mask)
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": number, "category_id": 1 + LABELS.index(shape.label),
+            self.annotations.append(
+                {"id": len(self.annotations) + 1, "image_id": number, "category_id": 1 + LABELS.index(shape.label),
                  "segmentation": encode_rle(shape.mask), "area": int(shape.mask.sum()),
                  "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0, "attributes": {"face": shape.face}}
             )  # fmt: skip
-        yield pictures.write(photo)
-    categories = [{"id": 1 + n, "name": label, "supercategory": ""} for n, label in enumerate(LABELS)]
-    content = {"info": {"description": run.name}, "licenses": [], "images": images, "annotations": annotations,
-               "categories": categories}  # fmt: skip
-    with replacing(out / FILE) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    def save(self, path: Path, description: str) -> None:
+        """Write the file."""
+        categories = [{"id": 1 + n, "name": label, "supercategory": ""} for n, label in enumerate(LABELS)]
+        content = {"info": {"description": description}, "licenses": [], "images": self.images,
+                   "annotations": self.annotations, "categories": categories}  # fmt: skip
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def read(path: Path) -> Iterator[Drawing | Unread]:

@@ -1,5 +1,6 @@
 """Three photos and their run folder, and commands on them in this process."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,7 +34,7 @@ def times(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in (folder / "items").rglob("*.parquet")}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
     """A face behind a bar, a photo without a face, and one that is not there."""
     folder = tmp_path_factory.mktemp("photos")
@@ -43,10 +44,16 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def segmented(photos, tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def segmented_once(photos, tmp_path_factory) -> Path:
     """Their run folder, segmented."""
     folder = tmp_path_factory.mktemp("segmented") / "run"
     done = working("segment", photos, folder)
     assert done.exit_code == 1, done.output
     return folder
+
+
+@pytest.fixture(scope="module")
+def segmented(segmented_once, tmp_path_factory) -> Path:
+    """A copy of it for a module's tests, which leave things there."""
+    return Path(shutil.copytree(segmented_once, tmp_path_factory.mktemp("copied") / "run"))

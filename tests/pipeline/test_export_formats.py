@@ -214,6 +214,18 @@ def test_fiftyones_label_maps_lie_beside_their_photos(run, drawn, tmp_path):
         assert (picture(tmp_path / "labels" / f"{name}.png") == expected).all()
 
 
+def test_fiftyones_faces_are_those_of_coco_under_the_names_of_its_photos(run, tmp_path):
+    whole = {name: export(run, name, tmp_path / name).folder for name in ("coco", "fiftyone")}
+    coco = json.loads((whole["coco"] / "annotations.json").read_text())
+    faces = json.loads((whole["fiftyone"] / "faces.json").read_text())
+    assert [one["file_name"] for one in faces["images"]] == list(
+        json.loads((whole["fiftyone"] / "data.json").read_text())
+    )
+    for one in (*coco["images"], *faces["images"]):
+        del one["file_name"]
+    assert faces == coco
+
+
 # Hugging Face
 
 

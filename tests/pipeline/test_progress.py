@@ -3,6 +3,7 @@
 import io
 import logging
 import time
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -16,6 +17,7 @@ from s3pot_batch.pipeline.logbook import logbook
 from s3pot_batch.pipeline.progress import Display, Meter, display
 from s3pot_batch.pipeline.status import run_status
 from s3pot_batch.stages.base import ShardReport
+from s3pot_batch.stages.headway import Headway
 from tests.pipeline.conftest import run as command
 from tests.pipeline.conftest import working
 from tests.pipeline.drawn_run import draw_run, found
@@ -71,6 +73,35 @@ def test_lines_tell_counts_failures_and_errors(tmp_path, capsys):
     assert last.startswith("segments: 6/6 photos")
     assert "3 failed, 0:00:00 left" in last
     assert note == "Note: that was it"
+
+
+def test_what_is_done_within_shards_counts_once(tmp_path, lock):
+    meter = Meter("segments", {3: 10, 4: 30}, run=tmp_path, started=time.monotonic() - 20)
+    with lock:
+        told = Headway(Path(lock.lock_file))
+        assert "0/40 photos, 0.0 photos/s, – left; now shard 3 (0 s)" in meter.text()
+        told.done = 5.04
+        told._write()
+        assert "5/40 photos, 0.3 photos/s, 0:02:19 left; now shard 3 (0 s, 5 done)" in meter.text()
+        meter.add(ShardReport("segments", 3))  # a storage may show the lock a little longer than it is held
+        assert "10/40 photos, 0.5 photos/s, 0:01:00 left" in meter.text()
+    assert "10/40 photos" in meter.text()
+
+
+def test_what_was_seen_is_not_taken_back(tmp_path, lock):
+    """Between the end of a shard and its report there is neither a lock nor a count."""
+    meter = Meter("segments", {3: 10, 4: 30}, run=tmp_path)
+    with lock:
+        told = Headway(Path(lock.lock_file))
+        told.done = 99  # of another plan
+        told._write()
+        meter.look()
+    Path(lock.lock_file).unlink()
+    meter.look()
+    assert meter.seen == 10
+    meter.add(ShardReport("segments", 4))
+    meter.look()
+    assert (meter.seen, meter.done) == (30, 30)
 
 
 def test_time_left_goes_by_what_is_done():

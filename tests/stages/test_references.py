@@ -76,7 +76,9 @@ def test_a_photo_that_kills_its_process_is_left_out_and_its_neighbours_are_not(t
     trying = items_path(tmp_path, "references", 0).with_suffix(".trying")
     for _ in range(HOPELESS):
         Attempts(trying).begin(1)
-    result = references.work(plan.shard(0), StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f"))
+    context = StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f")
+    result = references.work(plan.shard(0), context)
+    assert context.headway.done == 2
     assert [(one.status, one.error_type) for one in result.outcomes] == [("no_face", None), ("failed", "KilledWorker")]
     assert "the process that worked on it died" in result.outcomes[1].error
     assert not trying.exists()
@@ -96,9 +98,11 @@ def test_of_a_process_that_dies_what_came_through_before_is_known(tmp_path, monk
     Image.fromarray(load_portrait("astronaut")).save(tmp_path / "one.png")
     write_parquet(pa.table({"image": ["one.png"] * 3}), tmp_path / "in.parquet")
     items = make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=3, max_faces=1).shard(0)
-    stage_one = StageOne(Models(EMBEDDED), EMBEDDED.settings)
+    context = StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f")
+    stage_one, attempts = StageOne(context.models, context.settings), Attempts(tmp_path / "x.trying")
     with pytest.raises(SystemExit):
-        references._worked_on(items, stage_one, Attempts(tmp_path / "x.trying"), 1)
+        references._worked_on(items, stage_one, attempts, context)
+    assert context.headway.done == 2
     left = Attempts(tmp_path / "x.trying")
     assert (left.harmless, left.suspects) == ({0, 1}, {2})
 

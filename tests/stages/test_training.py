@@ -8,6 +8,7 @@ from s3pot_batch.manifests.outcomes import Outcome, write_outcomes
 from s3pot_batch.stages import training
 from s3pot_batch.stages.base import stage_named
 from s3pot_batch.stages.errors import ShardError
+from s3pot_batch.stages.headway import Headway
 from s3pot_batch.stages.method.learning import judged
 from s3pot_batch.stages.models.profiles import PartSpec
 from s3pot_batch.stages.models.registry import ADAPTERS
@@ -49,6 +50,16 @@ def test_loss_falls_on_a_toy_problem(network, pairs, tmp_path):
     losses = fit(network, pairs, tmp_path, SETTINGS.model_copy(update={"epochs": 30}))
     assert len(losses) == 30
     assert losses[-1] < losses[0] - 0.03  # little, but all that an untrained decoder lets prompts decide
+
+
+def test_every_batch_is_told_as_its_share_of_an_epoch(network, pairs, tmp_path, monkeypatch):
+    told = list[float]()
+    for epochs in (2, 3):
+        headway = Headway()
+        monkeypatch.setattr(headway, "add", told.append)
+        settings = SETTINGS.model_copy(update={"epochs": epochs, "batch": 3})
+        fit(network, pairs, tmp_path, settings, headway=headway)
+    assert told == [0, 0.5, 0.5, 0.5, 0.5, 2, 0.5, 0.5]  # the second one goes on where the first ended
 
 
 def test_the_reported_loss_is_the_mean_over_the_pairs(network, pairs, tmp_path):
