@@ -20,6 +20,8 @@ Minutes = Annotated[float, typer.Option(help="Bound of the training, in wall tim
 Batch = Annotated[int, typer.Option(help="Samples per step.")]
 Seed = Annotated[int, typer.Option(help="Of the samples and of the weights at the start.")]
 Rate = Annotated[float, typer.Option(help="Peak of the learning rate.")]
+Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda.")]
+Keep = Annotated[float, typer.Option(help="The share of the start's weights that the result has.")]
 Measured = Annotated[int, typer.Option(help="Held-out samples that the report is measured on.")]
 
 
@@ -33,7 +35,7 @@ class Recipe:
     steps: Annotated[int, typer.Option(help="Bound of the training, in optimiser steps.")] = 100_000
     batch: Batch
     seed: Seed
-    device: Annotated[str, typer.Option(help="Where it trains: cpu, cuda.")] = "cpu"
+    device: Device = "cpu"
     rate: Rate
     start: Annotated[
         Path | None, typer.Option(help="Go on from an earlier training's checkpoint, or from what is 'shipped'.")
@@ -44,13 +46,29 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ShippedRecipe(Recipe):
-    """A recipe whose weights ship with the package."""
+    """A recipe whose weights ship with the package.
+
+    Raises:
+        ConfigError: it is to keep a share of a start that nobody named.
+    """
 
     out: Out = EMBEDDED
+    keep: Keep = 0.0
+
+    def __post_init__(self) -> None:
+        if self.keep and self.start is None:
+            raise ConfigError("--keep is a share of the weights that --start names; give both")
 
     def report(self, **more: object) -> dict[str, object]:
         """What the weights' report says of how they were trained."""
-        return {"seed": self.seed, "minutes": self.minutes, "batch": self.batch, "rate": self.rate, **more}
+        return {
+            "seed": self.seed,
+            "minutes": self.minutes,
+            "batch": self.batch,
+            "rate": self.rate,
+            "keep": self.keep,
+            **more,
+        }
 
 
 def command_line(*trainings: Callable[..., None]) -> typer.Typer:

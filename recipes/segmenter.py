@@ -33,7 +33,6 @@ from recipes.prompt_samples import FINE, GRID, PromptSamples, agreement
 from recipes.recipe import Batch, Measured, Minutes, Rate, Seed, ShippedRecipe, command_line
 from recipes.schedule import fit, mixed
 from recipes.shipping import half, keep_some, write_weights
-from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.enhancement import attended, token_centres
 from s3pot_batch.stages.models.checkpoints import EMBEDDED
 from s3pot_batch.stages.models.inpainters.controlnet import ControlNetInpainter, build
@@ -52,11 +51,7 @@ LEFT = 12.0
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterRecipe(ShippedRecipe):
-    """How the segmenter is trained.
-
-    Raises:
-        ConfigError: it is to keep a share of a start that nobody named.
-    """
+    """How the segmenter is trained."""
 
     minutes: Minutes = 25.0
     batch: Batch = 6
@@ -66,14 +61,9 @@ class SegmenterRecipe(ShippedRecipe):
     parser: Annotated[Path, typer.Option(help="A parser's file, whose trunk the segmenter's starts from.")] = (
         EMBEDDED / "parser.pt"
     )
-    keep: Annotated[float, typer.Option(help="The share of the start's weights that the result has.")] = 0.0
     inpainter: Annotated[
         Path | None, typer.Option(help="An inpainter's folder; half of the references are drawn by it, not simulated.")
     ] = None
-
-    def __post_init__(self) -> None:
-        if self.keep and self.start is None:
-            raise ConfigError("--keep is a share of the weights that --start names; give both")
 
 
 def drawn_reference(inpainter: ControlNetInpainter, sample: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -238,9 +228,10 @@ class SegmenterLoss:
         few = slice(max(len(sample["image"]) // 2, 1))
         with mixed(self.device):
             tokens = self.segmenter.encode(sample["image"])
-            logits, iou = decode(self.segmenter, tokens, sample, boxes=boxes, masks=masks)
             reference = self.segmenter.encode(sample["reference"][few])
-            enhanced = enhance_both(self.segmenter, tokens[few], reference, sample["same"][few])
+        # in bf16 a point would not know its place: SAM's positions are sines of up to some ten turns
+        logits, iou = decode(self.segmenter, tokens, sample, boxes=boxes, masks=masks)
+        enhanced = enhance_both(self.segmenter, tokens[few], reference, sample["same"][few])
         return {
             **segmentation_loss(logits, iou, sample["masks"]),
             "agreement": agreement_loss(tokens[few], reference, sample["same"][few]),
@@ -265,7 +256,7 @@ def train(recipe: SegmenterRecipe) -> None:
     best = averaged["sam"]
     assert isinstance(best, Sam)
     metrics = measure(SamSegmenter(best), faces, parsing, recipe.measured)
-    write_weights("segmenter", half(best), metrics, recipe.report(keep=recipe.keep), recipe.out)
+    write_weights("segmenter", half(best), metrics, recipe.report(), recipe.out)
 
 
 if __name__ == "__main__":
