@@ -15,6 +15,7 @@ SHIPPED = Path("shipped")
 """As a recipe's ``--start``: go on from the package's own weights."""
 FILES = {
     "parser": "parser.pt", "sam": "segmenter.safetensors",
+    "refiner": "refiner/diffusion_pytorch_model.safetensors",
     **{part: f"inpainter/{part}/diffusion_pytorch_model.safetensors" for part in ("vae", "unet", "controlnet")},
 }  # fmt: skip
 """Where the package keeps the weights of each module that a recipe trains."""

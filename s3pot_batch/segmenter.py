@@ -285,7 +285,8 @@ class Segmenter:
 
     def _face(self, face: ReferencedFace, decoded: Decoded, shape: tuple[int, int]) -> FaceAnswer:
         detection, settings = face.aligned.detection, self.settings.segments
-        mask = draw(face.pair, decoded.occlusion, settings)
+        refiner = self.models.refiner if settings.refine else None
+        mask = draw(face.pair, decoded.occlusion, settings, refiner)
         return FaceAnswer(
             bbox=detection.bbox, landmarks=detection.landmarks, score=detection.score,
             parse_confidence=face.parsed.confidence, predicted_iou=decoded.predicted_iou, reference=face.reference,

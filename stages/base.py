@@ -164,7 +164,8 @@ STAGES = (
     Stage("fits", needs=("tokens",), settings=LEARNING, parts=("adapter",)),
     Stage("decoded", needs=("references",), needs_if=(("segments.per_image", "fits"),), settings=DECODING,
           parts=("segmenter", "adapter"), store="decoded.zarr"),
-    Stage("segments", needs=("decoded",), settings=("segments",), store="masks.zarr", version=ANSWER_VERSION),
+    Stage("segments", needs=("decoded",), settings=("segments",), parts=("refiner",),
+          store="masks.zarr", version=ANSWER_VERSION),
 )  # fmt: skip
 """All stages; each comes after those that it needs."""
 

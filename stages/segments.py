@@ -28,10 +28,12 @@ def arrays(context: StageContext) -> dict[str, ArraySpec]:
 def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
     """Draw the masks of a shard's faces, which must have been decoded."""
     settings, masks, answers = context.settings.segments, dict[int, FaceMask](), list[Outcome]()
+    refiner = context.models.refiner if settings.refine else None
     for outcome in read_outcomes(context.run, "decoded", items[0].shard):
         began = time.perf_counter()
         for face in outcome.faces:
-            masks[face.row] = draw(read_pair(context.run, face.row), read_decoded(context.run, face.row), settings)
+            pair, decoded = read_pair(context.run, face.row), read_decoded(context.run, face.row)
+            masks[face.row] = draw(pair, decoded, settings, refiner)
         seconds = outcome.seconds + (time.perf_counter() - began if outcome.faces else 0)
         answers.append(replace(answer(outcome, masks, settings.threshold), seconds=seconds))
         context.headway.add(1)

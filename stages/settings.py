@@ -117,6 +117,9 @@ class SegmentSettings(Section):
     published)."""
     per_image: bool = False
     """Fit the adapter to every face anew before it is segmented (per-image fitting)."""
+    refine: Annotated[bool, Drawing] = False
+    """Let the refiner, a network that sees photo and reference pixel by pixel, correct the decoder (beyond the
+    paper)."""
     edges: Annotated[Literal["decoder", "grabcut"], Drawing] = "decoder"
     """What draws the mask's edges: the decoder alone, or GrabCut where the decoder is unsure (beyond the paper)."""
     threshold: Annotated[Fraction, Drawing] = 0.5

@@ -19,7 +19,7 @@ commands = typer.Typer(
 
 @commands.command("list", epilog="Example: s3pot-batch models list")
 def models_list(profile: ProfileName = None, *, as_json: Json = False) -> None:
-    """Name the profiles and their five parts."""
+    """Name the profiles and their six parts."""
     with clear_errors():
         from s3pot_batch.stages.models.profiles import PARTS, PROFILES, find_profile
 

@@ -46,6 +46,8 @@ VARIANTS = (
     Variant("decoded face", {"segments": {"target": "face"}}),
     Variant("decoded occlusion", {"segments": {"target": "occlusion"}}),
     Variant("decoded both", {"segments": {"target": "both"}}),
+    Variant("without the refiner", {"segments": {"refine": False}}),
+    Variant("with the refiner", {"segments": {"refine": True}}),
     Variant("edges of the decoder", {"segments": {"edges": "decoder"}}),
     Variant("edges by GrabCut", {"segments": {"edges": "grabcut"}}),
     Variant("one pass", {"references": {"passes": 1}}),

@@ -14,8 +14,13 @@ from s3pot_batch.stages.method.alignment import Alignment
 from s3pot_batch.stages.method.edges import cut_along_edges
 from s3pot_batch.stages.method.network import S3POT, Prompted, Segmentation
 from s3pot_batch.stages.method.pairs import Pair, encode_pairs
+from s3pot_batch.stages.method.region import dilated
 from s3pot_batch.stages.method.selection import Prompts
+from s3pot_batch.stages.models.protocols import Decision, Refiner
 from s3pot_batch.stages.settings import SegmentSettings
+
+REACH = 1 / 32
+"""How far beyond what was decoded a refiner may mark, as a share of the frame's side."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +101,41 @@ def nothing_hidden(pair: Pair) -> Decoded:
     return Decoded(empty, empty, empty.astype(np.int8), 0.0)
 
 
-def draw(pair: Pair, decoded: NDArray[np.float32], settings: SegmentSettings) -> FaceMask:
-    """The mask of a face: what the decoder says, cut along the photo's edges if the settings ask for it.
+def draw(
+    pair: Pair, decoded: NDArray[np.float32], settings: SegmentSettings, refiner: Refiner | None = None
+) -> FaceMask:
+    """The mask of a face: what the decoder says, corrected and cut along the photo's edges as the settings ask for it.
 
     Args:
         pair: the face.
         decoded: S×S, :attr:`Decoded.occlusion`.
-        settings: for edges and threshold.
+        settings: for ``refine``, edges and threshold.
+        refiner: wanted where ``refine`` is set.
+
+    Raises:
+        ValueError: there is none then.
     """
     occlusion = decoded
+    if settings.refine:
+        if refiner is None:
+            raise ValueError("segments.refine is set, and there is no refiner")
+        occlusion = corrected(pair, decoded, settings.threshold, refiner)
     if settings.edges == "grabcut":
-        occlusion = cut_along_edges(pair.raw, pair.reference, pair.region, decoded, settings.threshold)
+        occlusion = cut_along_edges(pair.raw, pair.reference, pair.region, occlusion, settings.threshold)
     return FaceMask(occlusion, pair.region)
+
+
+def corrected(pair: Pair, decoded: NDArray[np.float32], threshold: float, refiner: Refiner) -> NDArray[np.float32]:
+    """S×S probabilities: the refiner's in what was decoded and ``REACH`` around it; elsewhere it may only clear.
+
+    It moves edges and finds nothing of its own: dark eyes, which a reference draws lighter, would be things to it.
+    """
+    hidden = decoded > threshold
+    if not hidden.any():
+        return decoded
+    [found] = refiner.refine([Decision(pair.raw, pair.reference, pair.region, decoded)])
+    near = dilated(hidden, round(REACH * len(hidden)))
+    return np.where(pair.region, np.where(near, found, np.minimum(found, decoded)), np.float32(0)).astype(np.float32)
 
 
 def prompt_map(prompts: Prompts, side: int) -> NDArray[np.int8]:

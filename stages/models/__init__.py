@@ -1,1 +1,1 @@
-"""The five models of a profile, and how they are loaded."""
+"""The six models of a profile, and how they are loaded."""

@@ -1,4 +1,4 @@
-"""Profiles: which five models a run uses, as frozen specs that can cross a wire."""
+"""Profiles: which six models a run uses, as frozen specs that can cross a wire."""
 
 import tomllib
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from s3pot_batch.stages.settings import (
     changed,
 )
 
-PARTS = ("detector", "parser", "inpainter", "segmenter", "adapter")
+PARTS = ("detector", "parser", "inpainter", "segmenter", "adapter", "refiner")
 OURS = "embedded:"
 """What the package's own weights begin with: their options and settings were tuned to them."""
 DRAWING = {"steps", "scheduler", "guidance_scale", "negative_prompt"}
@@ -40,9 +40,13 @@ class PartSpec:
     options: tuple[tuple[str, object], ...] = ()
 
 
+REFINER = PartSpec("unet", "embedded:refiner")
+"""The package's own, for all profiles; it is loaded where ``segments.refine`` asks for it."""
+
+
 @dataclass(frozen=True)
 class Profile:
-    """Five parts and a name, and the settings that suit them: what a TOML file does not say."""
+    """Six parts and a name, and the settings that suit them: what a TOML file does not say."""
 
     name: str
     detector: PartSpec
@@ -50,6 +54,7 @@ class Profile:
     inpainter: PartSpec
     segmenter: PartSpec
     adapter: PartSpec
+    refiner: PartSpec = REFINER
     settings: Settings = field(default_factory=Settings)
 
     def part(self, name: str) -> PartSpec:
@@ -78,7 +83,7 @@ EMBEDDED = Profile(
     adapter=PartSpec("attention", "embedded:adapter"),
     settings=Settings(
         faces=FaceSettings(min_score=0.1, min_parse_confidence=0.82),
-        segments=SegmentSettings(target="both", min_similarity=0.7, prompt_step=2, edges="grabcut"),
+        segments=SegmentSettings(target="both", min_similarity=0.7, prompt_step=2, refine=True, edges="grabcut"),
         training=TrainingSettings(epochs=1),  # as the shipped adapter; more of them fit the wrong prompts, too
     ),
 )

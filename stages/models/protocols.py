@@ -1,4 +1,4 @@
-"""The five parts of a profile as the method sees them. An implementation is a file in the part's own folder."""
+"""The six parts of a profile as the method sees them. An implementation is a file in the part's own folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,6 +86,27 @@ class TokenShape:
     def stored(self) -> int:
         """Channels of the tokens, those of finer maps included."""
         return self.channels + self.fine
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the decoder made of one face in its frame of side S."""
+
+    photo: NDArray[np.uint8]
+    """S×S×3 RGB."""
+    reference: NDArray[np.uint8]
+    """S×S×3 RGB, the same face with nothing in front."""
+    region: NDArray[np.bool_]
+    """S×S, M."""
+    occlusion: NDArray[np.float32]
+    """S×S, probability that a pixel of M is hidden; 0 outside M."""
+
+
+class Refiner(Protocol):
+    """Corrects a coarse mask where the picture says otherwise, as CascadePSP does (Cheng et al., arXiv 2005.02551)."""
+
+    def refine(self, decisions: Sequence[Decision]) -> NDArray[np.float32]:
+        """B×S×S float32, probability that a pixel of M is hidden; what it says outside of M is not looked at."""
 
 
 class Segmenter(Protocol):

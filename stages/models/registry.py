@@ -2,7 +2,8 @@
 
 An implementation is a module in the part's folder (``parsers/facer.py`` is the parser of kind ``facer``) with a
 function ``build(weights, device, dtype, **options)``. Other packages add theirs through entry points of the group
-``s3pot_batch.parsers`` (``.detectors``, ``.inpainters``, ``.segmenters``, ``.adapters``), each naming such a module.
+``s3pot_batch.parsers`` (``.detectors``, ``.inpainters``, ``.segmenters``, ``.adapters``, ``.refiners``), each naming
+such a module.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from s3pot_batch.stages.plugins import Plugins
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from s3pot_batch.stages.models.protocols import Adapter, Detector, Inpainter, Parser, Segmenter, TokenShape
+    from s3pot_batch.stages.models.protocols import Adapter, Detector, Inpainter, Parser, Refiner, Segmenter, TokenShape
     from s3pot_batch.stages.models.taxonomy import Taxonomy
 
 Part = TypeVar("Part")
@@ -104,14 +105,15 @@ PARSERS: "Registry[Parser]" = Registry("parser")
 INPAINTERS: "Registry[Inpainter]" = Registry("inpainter")
 SEGMENTERS: "Registry[Segmenter]" = Registry("segmenter")
 ADAPTERS: "Registry[Adapter]" = Registry("adapter")
+REFINERS: "Registry[Refiner]" = Registry("refiner")
 REGISTRIES: "Mapping[str, Registry[Any]]" = {
-    registry.part: registry for registry in (DETECTORS, PARSERS, INPAINTERS, SEGMENTERS, ADAPTERS)
+    registry.part: registry for registry in (DETECTORS, PARSERS, INPAINTERS, SEGMENTERS, ADAPTERS, REFINERS)
 }
 
 
 @dataclass(frozen=True)
 class Models:
-    """The five models of a profile on one device, each loaded when it is first asked for."""
+    """The six models of a profile on one device, each loaded when it is first asked for."""
 
     profile: Profile
     device: str = "cpu"
@@ -142,6 +144,11 @@ class Models:
         if not self.profile.adapter.weights:
             return _untrained(self.profile, self.device)
         return ADAPTERS.load(self.profile.adapter, self.device)
+
+    @property
+    def refiner(self) -> "Refiner":
+        """Corrects what was decoded."""
+        return REFINERS.load(self.profile.refiner, self.device)
 
 
 @cache

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes import adapter_photos, inpainter, parser, prompt_samples
+from recipes import adapter_photos, inpainter, parser, prompt_samples, refiner_samples
 from recipes.faces import ANNOTATED, UNLABELLED, Faces, crop, read_annotation
 from s3pot_batch.stages.models.taxonomy import CELEBM
 
@@ -17,6 +17,7 @@ SAMPLES: dict[ModuleType, Callable[[Faces], Callable[[np.random.Generator], obje
     parser: parser.ParserSamples,
     inpainter: lambda faces: inpainter.ReferenceSamples(faces, faces.parsing),
     prompt_samples: lambda faces: prompt_samples.PromptSamples(faces, faces.parsing),
+    refiner_samples: lambda faces: refiner_samples.OccludedFaces(faces, np.flatnonzero(~faces.held_out)),
 }
 
 

@@ -11,6 +11,7 @@ from recipes import inpainter
 from recipes.parsing_net import ParsingNet
 from recipes.shipping import FILES, SHIPPED, keep_some, start_from
 from s3pot_batch.stages.models.checkpoints import EMBEDDED
+from s3pot_batch.stages.models.refiners.unet import untrained
 from s3pot_batch.stages.models.segmenters.sam_small import build_small_sam
 from s3pot_batch.stages.models.taxonomy import CELEBM
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # fa
 
 BUILDERS: dict[str, Callable[[], torch.nn.Module]] = {
     "parser": ParsingNet, "sam": build_small_sam, "vae": inpainter.build_vae,
-    "unet": inpainter.build_unet, "controlnet": inpainter.build_controlnet,
+    "unet": inpainter.build_unet, "controlnet": inpainter.build_controlnet, "refiner": untrained,
 }  # fmt: skip
 
 

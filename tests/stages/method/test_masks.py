@@ -118,6 +118,42 @@ def test_edges_are_cut_by_the_settings(network, pair):
     assert len(np.unique(soft.occlusion)) > 2
 
 
+class Always:
+    """A refiner that calls every pixel, M or not, as surely hidden."""
+
+    def __init__(self, surely):
+        self.surely = surely
+
+    def refine(self, decisions):
+        return np.stack([np.full(one.region.shape, self.surely, np.float32) for one in decisions])
+
+
+def decoded_bar(pair):
+    """Four rows of M's middle are hidden, and all of M might be."""
+    occlusion = np.where(pair.region, np.float32(0.2), np.float32(0))
+    occlusion[30:34] = np.where(pair.region[30:34], np.float32(0.9), np.float32(0))
+    return occlusion
+
+
+def test_a_refiner_moves_the_edges_of_what_was_decoded_and_finds_nothing_else(pair):
+    occlusion, settings = decoded_bar(pair), SegmentSettings(refine=True)
+    more = draw(pair, occlusion, settings, Always(0.75)).occlusion
+    rows = slice(28, 36)  # of 64, so that a thirty-second of the side is two pixels
+    assert more[rows][pair.region[rows]] == pytest.approx(0.75)
+    assert more[36:][pair.region[36:]] == pytest.approx(0.2)
+    less = draw(pair, occlusion, settings, Always(0.1)).occlusion
+    assert less[pair.region] == pytest.approx(0.1)
+    assert not more[~pair.region].any()
+
+
+def test_a_refiner_is_asked_only_where_something_was_decoded_and_the_settings_say_so(pair):
+    occlusion, nothing = decoded_bar(pair), np.where(pair.region, np.float32(0.2), np.float32(0))
+    assert (draw(pair, occlusion, SegmentSettings(), Always(0.75)).occlusion == occlusion).all()
+    assert (draw(pair, nothing, SegmentSettings(refine=True), Always(0.75)).occlusion == nothing).all()
+    with pytest.raises(ValueError, match="there is no refiner"):
+        draw(pair, occlusion, SegmentSettings(refine=True))
+
+
 def test_a_prompt_map_tells_face_from_occlusion():
     prompts = Prompts(torch.tensor([0, 3, 4]), torch.tensor([1.0, 0.0, 1.0]), torch.zeros(3))
     assert prompt_map(prompts, 3).tolist() == [[1, 0, 0], [2, 1, 0], [0, 0, 0]]

