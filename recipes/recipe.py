@@ -62,13 +62,9 @@ class ShippedRecipe(Recipe):
     def report(self, **more: object) -> dict[str, object]:
         """What the weights' report says of how they were trained."""
         return {
-            "seed": self.seed,
-            "minutes": self.minutes,
-            "batch": self.batch,
-            "rate": self.rate,
-            "keep": self.keep,
-            **more,
-        }
+            "seed": self.seed, "device": self.device, "minutes": self.minutes, "batch": self.batch, "rate": self.rate,
+            "keep": self.keep, **more,
+        }  # fmt: skip
 
 
 def command_line(*trainings: Callable[..., None]) -> typer.Typer:

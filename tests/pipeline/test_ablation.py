@@ -50,7 +50,10 @@ def test_each_variant_is_trained_elsewhere_and_segments_the_base(tmp_path, done)
     base, training = opened(tmp_path, "base"), opened(tmp_path, "training")
     said: list[str] = []
     runs = ablate(base, training, said.append)
-    own = {"with FE", "without the mask prompt", "decoded both", "edges by GrabCut", "one pass", "not per image"}
+    own = {
+        "with FE", "without the mask prompt", "decoded both", "with the refiner", "edges by GrabCut", "one pass",
+        "not per image",
+    }  # fmt: skip
     assert list(runs) == said == [variant.name for variant in VARIANTS if variant.name not in own]
     by_run = {job.run: job for job in done}
     assert len(by_run) == len(done) == 2 * len(runs) - 1  # without the adapter there is nothing to train

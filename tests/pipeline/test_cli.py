@@ -175,10 +175,10 @@ def test_a_dry_run_says_once_what_would_be_done_and_writes_nothing(manifest, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_models_list_names_the_five_parts():
+def test_models_list_names_the_six_parts():
     parts = json.loads(run("models", "list", "--json").stdout)
     assert {"embedded", "paper"} <= set(parts)
-    assert list(parts["embedded"]) == ["detector", "parser", "inpainter", "segmenter", "adapter"]
+    assert list(parts["embedded"]) == ["detector", "parser", "inpainter", "segmenter", "adapter", "refiner"]
 
 
 def test_models_verify_fails_with_a_line_per_missing_file(tmp_path):

@@ -178,6 +178,7 @@ def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
         "without the mask prompt",
         "matching as published",
         "decoded face",
+        "without the refiner",
         "edges of the decoder",
         "one pass",
         "not per image",
