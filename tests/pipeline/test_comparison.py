@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,15 @@ def test_by_truth_photos_get_better_or_worse_else_they_change(runs):
     ]  # fmt: skip
     assert [pair.gain for pair in pairs] == [0.0, 0.5, -0.5, None, None]
     assert [pair.change for pair in pairs] == pytest.approx([0, 0.5, 0.5, 1 / 3, 0])
+
+
+def test_specks_on_a_bare_face_are_no_change(tmp_path):
+    sides = [read_side(draw_run(tmp_path / name, [found(0, "a", ratio)])) for name, ratio in (("b", 0.5), ("c", 0.25))]
+    assert compare(*sides)[0].verdict == "changed"
+    for side in sides:  # as if the face were a hundred times as large
+        side.rows["a"] = replace(side.rows["a"], ratio=0.004)
+    [pair] = compare(*sides)
+    assert (pair.verdict, pair.change) == ("same", 0.0)
 
 
 def test_masks_change_by_what_one_of_them_marks_alone():
