@@ -46,7 +46,7 @@ from recipes.faces import (
 from recipes.occluders import NAMELESS, Occluded, occlude
 from recipes.recipe import Batch, Measured, Minutes, Rate, Recipe, Seed, ShippedRecipe, command_line
 from recipes.schedule import fit, mixed
-from recipes.shipping import keep_some, write_report
+from recipes.shipping import write_report
 from s3pot_batch.stages.method.alignment import moved_landmarks
 from s3pot_batch.stages.method.region import disc
 from s3pot_batch.stages.models.checkpoints import EMBEDDED
@@ -270,8 +270,6 @@ def controlnet(recipe: ControlNetRecipe) -> None:
 
     optimizer = torch.optim.AdamW(models.parameters(), lr=recipe.rate, weight_decay=1e-3)
     averaged = fit(models, loss, samples, optimizer, recipe, "controlnet").to("cpu")
-    if recipe.start is not None:
-        keep_some(averaged, recipe.start, recipe.keep)
     metrics = measure(averaged, scheduler, autoencoder.to("cpu"), faces, parsing, recipe.measured)
     save(averaged, scheduler, autoencoder, recipe.out / "inpainter")
     write_report("inpainter", metrics, recipe.report(size=SIZE), recipe.out)

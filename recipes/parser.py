@@ -36,7 +36,7 @@ from recipes.occluders import NAMELESS, occlude
 from recipes.parsing_net import ParsingNet
 from recipes.recipe import Batch, Measured, Minutes, Rate, Seed, ShippedRecipe, command_line
 from recipes.schedule import fit, mixed
-from recipes.shipping import keep_some, parser_script, write_weights
+from recipes.shipping import parser_script, write_weights
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.alignment import moved_landmarks
 from s3pot_batch.stages.models.taxonomy import CELEBM
@@ -152,10 +152,7 @@ def train(recipe: ParserRecipe) -> None:
         return parsing_loss(logits, sample["labels"].to(recipe.device))
 
     optimizer = torch.optim.AdamW(models.parameters(), lr=recipe.rate, weight_decay=1e-2)
-    averaged = fit(models, loss, samples, optimizer, recipe, "parser").to("cpu")
-    if recipe.start is not None:
-        keep_some(averaged, recipe.start, recipe.keep)
-    best = averaged["parser"]
+    best = fit(models, loss, samples, optimizer, recipe, "parser")["parser"].to("cpu")
     assert isinstance(best, ParsingNet)
     metrics = {
         "clean": measure(best, faces, occluded=0.0, samples=recipe.measured),

@@ -27,7 +27,11 @@ Measured = Annotated[int, typer.Option(help="Held-out samples that the report is
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What every training is told. Each recipe has its own defaults, and some have fields of their own."""
+    """What every training is told. Each recipe has its own defaults, and some have fields of their own.
+
+    Raises:
+        ConfigError: it is to keep a share of a start that nobody named.
+    """
 
     data: Data
     work: Work
@@ -40,24 +44,20 @@ class Recipe:
     start: Annotated[
         Path | None, typer.Option(help="Go on from an earlier training's checkpoint, or from what is 'shipped'.")
     ] = None
+    keep: Keep = 0.0
     measured: Measured
     workers: Annotated[int, typer.Option(help="Processes that draw samples.")] = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShippedRecipe(Recipe):
-    """A recipe whose weights ship with the package.
-
-    Raises:
-        ConfigError: it is to keep a share of a start that nobody named.
-    """
-
-    out: Out = EMBEDDED
-    keep: Keep = 0.0
 
     def __post_init__(self) -> None:
         if self.keep and self.start is None:
             raise ConfigError("--keep is a share of the weights that --start names; give both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShippedRecipe(Recipe):
+    """A recipe whose weights ship with the package."""
+
+    out: Out = EMBEDDED
 
     def report(self, **more: object) -> dict[str, object]:
         """What the weights' report says of how they were trained."""

@@ -24,7 +24,7 @@ from recipes.faces import relight
 from recipes.recipe import Batch, Measured, Minutes, Rate, Seed, ShippedRecipe, command_line
 from recipes.refiner_samples import FRAME
 from recipes.schedule import fit, mixed
-from recipes.shipping import half, keep_some, write_report
+from recipes.shipping import half, write_report
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.edges import cut_along_edges
 from s3pot_batch.stages.models.protocols import Decision
@@ -86,14 +86,14 @@ class Samples:
 
 def piece(rng: np.random.Generator, region: NDArray[np.bool_]) -> tuple[slice, slice]:
     """Rows and columns of a window of ``PIECE`` that lies over M: as much of it as there is room for."""
-    found = []
-    for axis, length in enumerate(PIECE):
-        there = np.flatnonzero(region.any(axis=1 - axis))
-        first, last = (int(there[0]), int(there[-1]) + 1) if len(there) else (0, FRAME)
-        low, high = min(first, last - length), max(first, last - length)
+    x, y, width, height = cv2.boundingRect(region.astype(np.uint8))
+
+    def laid(first: int, covered: int, length: int) -> slice:
+        low, high = sorted((first, first + covered - length))
         start = int(np.clip(rng.integers(low, high + 1), 0, FRAME - length))
-        found.append(slice(start, start + length))
-    return found[0], found[1]
+        return slice(start, start + length)
+
+    return laid(y, height, PIECE[0]), laid(x, width, PIECE[1])
 
 
 def doubted(rng: np.random.Generator, occlusion: NDArray[np.float32], region: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -157,10 +157,7 @@ def train(recipe: RefinerRecipe) -> None:
 
     drawn = batches(samples, size=recipe.batch, seed=recipe.seed, workers=recipe.workers)
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=1e-3)
-    averaged = fit(models, loss, drawn, optimizer, recipe, "refiner").to("cpu")
-    if recipe.start is not None:
-        keep_some(averaged, recipe.start, recipe.keep)
-    best = averaged["refiner"]
+    best = fit(models, loss, drawn, optimizer, recipe, "refiner")["refiner"].to("cpu")
     best.load_state_dict(half(best))
     metrics = measure(best, Samples(recipe.samples, held_out=True), recipe.measured)
     best.half().save_pretrained(recipe.out / "refiner")  # type: ignore[operator]

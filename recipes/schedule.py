@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from recipes.recipe import Recipe
-from recipes.shipping import start_from
+from recipes.shipping import keep_some, start_from
 
 Loss = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 
@@ -46,7 +46,7 @@ def fit(
             kept in ``NAME.pt`` beside it.
 
     Returns:
-        The averaged models, in evaluation mode.
+        The averaged models, in evaluation mode, moved back towards their start as far as the recipe says.
     """
     if recipe.start is not None:
         start_from(recipe.start, models)
@@ -70,6 +70,8 @@ def fit(
         if step % EVERY == 0:
             torch.save(averaged.state_dict(), checkpoint)
     torch.save(averaged.state_dict(), checkpoint)
+    if recipe.keep and recipe.start is not None:
+        keep_some(averaged, recipe.start, recipe.keep)
     return averaged
 
 

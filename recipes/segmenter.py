@@ -32,7 +32,7 @@ from recipes.inpainter import SKIN
 from recipes.prompt_samples import FINE, GRID, PromptSamples, agreement
 from recipes.recipe import Batch, Measured, Minutes, Rate, Seed, ShippedRecipe, command_line
 from recipes.schedule import fit, mixed
-from recipes.shipping import half, keep_some, write_weights
+from recipes.shipping import half, write_weights
 from s3pot_batch.stages.method.enhancement import attended, token_centres
 from s3pot_batch.stages.models.checkpoints import EMBEDDED
 from s3pot_batch.stages.models.inpainters.controlnet import ControlNetInpainter, build
@@ -250,10 +250,7 @@ def train(recipe: SegmenterRecipe) -> None:
     sam = start_of(recipe)
     models, loss = nn.ModuleDict({"sam": sam}), SegmenterLoss(recipe, SamSegmenter(sam, frozen=False))
     samples = batches(PromptSamples(faces, parsing), size=recipe.batch, seed=recipe.seed, workers=recipe.workers)
-    averaged = fit(models, loss, samples, optimizer_of(sam, recipe.rate), recipe, "segmenter").to("cpu")
-    if recipe.start is not None:
-        keep_some(averaged, recipe.start, recipe.keep)
-    best = averaged["sam"]
+    best = fit(models, loss, samples, optimizer_of(sam, recipe.rate), recipe, "segmenter")["sam"].to("cpu")
     assert isinstance(best, Sam)
     metrics = measure(SamSegmenter(best), faces, parsing, recipe.measured)
     write_weights("segmenter", half(best), metrics, recipe.report(), recipe.out)
