@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from s3pot_batch.stages.method.region import BOUND, disc, enlarged, shrunk
+from s3pot_batch.stages.method.region import BOUND, disc, enlarged, shrunk, window
 
 SURE, RULED_OUT = 0.97, 0.005
 """Decoded probability above which a pixel stays hidden, and below which it stays seen; GrabCut decides between."""
@@ -16,7 +16,9 @@ LINE, STANDS_OUT = 0.02, 10.0
 """Half a line's width, as a fraction of the side, and by how many Lab units its contrast exceeds that beside it."""
 BEYOND = 0.25
 """How far from M, as a fraction of the side, an occluder is taken to go on outside of it."""
-ROUNDS = 3
+ROUNDS, AROUND = 2, 1 / 8
+"""GrabCut's rounds, and how far it looks beyond what may be hidden, as a fraction of the side: a third round, and the
+rest of the frame, bring nothing."""
 
 
 def cut_along_edges(
@@ -104,7 +106,12 @@ def grabcut(photo: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.b
     foreground = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if foreground.all() or not foreground.any():
         return foreground
+    seen = window(labels != cv2.GC_BGD, round(AROUND * len(labels)))
     cv2.setRNGSeed(0)  # the colour models start from k-means
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cut, _, _ = cv2.grabCut(photo[..., ::-1].copy(), labels.copy(), None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
-    return np.isin(cut, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    cut, _, _ = cv2.grabCut(
+        photo[seen][..., ::-1].copy(), labels[seen].copy(), None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK
+    )
+    found = np.zeros_like(foreground)
+    found[seen] = np.isin(cut, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    return found

@@ -67,6 +67,12 @@ def dilated(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     return np.asarray(cv2.dilate(mask.astype(np.uint8), disc(radius)), bool)
 
 
+def window(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    """Rows and columns of the rectangle around what an S×S mask marks, and of ``margin`` pixels more on each side."""
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return slice(max(y - margin, 0), y + height + margin), slice(max(x - margin, 0), x + width + margin)
+
+
 def shrunk(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """S×S at ``BOUND`` pixels, each the mean of those that it covers."""
     return np.asarray(cv2.resize(values, (BOUND, BOUND), interpolation=cv2.INTER_AREA), np.float32)

@@ -1,15 +1,18 @@
 """What the recipes draw: landmarks, parts and prompts are where the picture shows them, mirrored or not."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from recipes import adapter_photos, inpainter, parser, prompt_samples, refiner_samples
-from recipes.faces import ANNOTATED, UNLABELLED, Faces, crop, read_annotation
+from recipes.faces import ANNOTATED, UNLABELLED, Faces, crop, is_held_out, read_annotation
+from recipes.held_out import write_held_out
 from s3pot_batch.stages.models.taxonomy import CELEBM
 
 SAMPLES: dict[ModuleType, Callable[[Faces], Callable[[np.random.Generator], object]]] = {
@@ -105,3 +108,11 @@ def test_a_prompts_points_lie_on_what_they_ask_for(faces):
         for mask, points, labels in zip(sample["masks"], sample["points"], sample["labels"], strict=True):
             x, y = (points[labels >= 0] * len(mask) / len(sample["image"])).astype(int).T
             assert np.array_equal(mask[y, x], labels[labels >= 0])
+
+
+def test_the_faces_that_nothing_trains_on_are_written_with_their_places(data, tmp_path):
+    write_held_out(data, tmp_path / "held.parquet")
+    [row] = pq.read_table(tmp_path / "held.parquet").to_pylist()
+    assert is_held_out(row["image"])
+    assert all(Path(row[name]).is_absolute() and Path(row[name]).is_file() for name in ("image", "parse"))
+    assert np.shape(row["landmarks"]) == (5, 2)

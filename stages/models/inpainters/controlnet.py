@@ -82,7 +82,7 @@ class ControlNetInpainter:
             )  # fmt: skip
         nets = getattr(self.pipeline.controlnet, "nets", [self.pipeline.controlnet])
         self.conditions = checked(how.condition, [net.config.conditioning_channels for net in nets])
-        self.device = torch.device(device)
+        self.device = self.pipeline.placed = torch.device(device)
         self.how = how
         self.text = text
         self._own_scheduler = self.pipeline.scheduler
@@ -159,7 +159,7 @@ class ControlNetInpainter:
             **self._text(len(photo), settings), **self._face(shown),
         ).images  # fmt: skip
         if self.how.residual:
-            result = self._changed(photo * (1 - missing) + missing / 2, result)
+            result = self._changed(result)
         return result  # type: ignore[no-any-return]
 
     def _pasted(self, asked: Inpainting, result: Tensor, settings: ReferenceSettings) -> NDArray[np.uint8]:
@@ -174,10 +174,10 @@ class ControlNetInpainter:
             generated = (share * generated + (1 - share) * asked.photos).round().astype(np.uint8)
         return np.where(asked.holes[..., None], generated, asked.photos).astype(np.uint8)
 
-    def _changed(self, photo: Tensor, change: Tensor) -> Tensor:
-        """B×3×S×S photos in 0..1 and the change of their latents → the changed photos, in 0..1."""
+    def _changed(self, change: Tensor) -> Tensor:
+        """The change of the latents of the photos that were encoded last → B×3×S×S, the changed photos, in 0..1."""
         vae = self.pipeline.vae
-        latents = vae.encode((2 * photo - 1).to(change)).latent_dist.mean + change / vae.config.scaling_factor
+        latents = self.pipeline.encoded.mean + change / vae.config.scaling_factor
         return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
 
     def _text(self, count: int, settings: ReferenceSettings) -> dict[str, object]:

@@ -45,7 +45,7 @@ class UNetRefiner:
         side = decisions[0].region.shape[0]
         shown = [resized(one, SIDE) for one in decisions]
         rows, columns = window(np.any([one.region for one in shown], axis=0))
-        seen = torch.stack([torch.from_numpy(as_input(one)[:, rows, columns]) for one in shown])
+        seen = torch.stack([torch.from_numpy(as_input(cut_out(one, rows, columns))) for one in shown])
         hidden = np.zeros((len(shown), SIDE, SIDE), np.float32)
         hidden[:, rows, columns] = logits(self.net, seen.to(self.device)).sigmoid().float().cpu().numpy()
         if side != SIDE:
@@ -92,6 +92,14 @@ def window(region: NDArray[np.bool_]) -> tuple[slice, slice]:
         return slice(start, start + length)
 
     return widened(y, height, region.shape[0]), widened(x, width, region.shape[1])
+
+
+def cut_out(decision: Decision, rows: slice, columns: slice) -> Decision:
+    """What lies in a window of it."""
+    return Decision(
+        decision.photo[rows, columns], decision.reference[rows, columns], decision.region[rows, columns],
+        decision.occlusion[rows, columns],
+    )  # fmt: skip
 
 
 def resized(decision: Decision, side: int) -> Decision:

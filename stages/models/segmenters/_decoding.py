@@ -76,11 +76,19 @@ def two_way(
     Returns:
         B×Q×C prompts and B×T²×C image tokens.
     """
+    queries, keys = through_layers(transformer, keys, key_position, prompts, seen)
+    found = attention(transformer.final_attn_token_to_image, queries + prompts, keys + key_position, keys)
+    return transformer.norm_final_attn(queries + found), keys
+
+
+def through_layers(
+    transformer: TwoWayTransformer, keys: Tensor, key_position: Tensor, prompts: Tensor, seen: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same before the prompts' last attention, which changes nothing of the image tokens."""
     queries = prompts
     for layer in transformer.layers:
         queries, keys = _block(cast("TwoWayAttentionBlock", layer), queries, keys, prompts, key_position, seen)
-    found = attention(transformer.final_attn_token_to_image, queries + prompts, keys + key_position, keys)
-    return transformer.norm_final_attn(queries + found), keys
+    return queries, keys
 
 
 def _block(

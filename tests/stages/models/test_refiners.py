@@ -7,7 +7,7 @@ import torch
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.profiles import EMBEDDED, PartSpec
 from s3pot_batch.stages.models.protocols import Decision
-from s3pot_batch.stages.models.refiners.unet import CHANNELS, UNetRefiner, as_input, logits, untrained
+from s3pot_batch.stages.models.refiners.unet import CHANNELS, UNetRefiner, as_input, cut_out, logits, untrained
 from s3pot_batch.stages.models.registry import REFINERS
 
 
@@ -67,8 +67,8 @@ def test_its_folder_brings_it_back(tmp_path):
     torch.manual_seed(0)
     net = untrained().eval()
     net.save_pretrained(tmp_path / "r")
-    seen = torch.from_numpy(as_input(decision()))[None]
-    expected = logits(net, seen[..., 56:200, 56:200]).sigmoid()[0].detach().numpy()
+    seen = torch.from_numpy(as_input(cut_out(decision(), slice(56, 200), slice(56, 200))))[None]
+    expected = logits(net, seen).sigmoid()[0].detach().numpy()
     found = REFINERS.load(PartSpec("unet", str(tmp_path / "r")), "cpu")
     assert isinstance(found, UNetRefiner)
     answer = found.refine([decision()])[0]
