@@ -120,9 +120,10 @@ def test_whatever_a_photo_raises_is_its_own(tmp_path, monkeypatch, error):
     def raises(self, photo, hint):
         if photo[0, 0, 0] == 1:
             raise error
+        yield from ()
         return []
 
-    monkeypatch.setattr("s3pot_batch.stages.method.stage_one.StageOne.find", raises)
+    monkeypatch.setattr(StageOne, "search", raises)
     for value in (0, 1, 2):
         Image.fromarray(np.full((8, 9, 3), value, np.uint8)).save(tmp_path / f"{value}.png")
     write_parquet(pa.table({"image": ["0.png", "1.png", "2.png"]}), tmp_path / "in.parquet")
@@ -143,9 +144,10 @@ def test_whatever_a_photo_raises_is_its_own(tmp_path, monkeypatch, error):
 )
 def test_what_is_not_of_a_photo_is_not_blamed_on_it(tmp_path, monkeypatch, error):
     def raises(self, photo, hint):
+        yield from ()
         raise error
 
-    monkeypatch.setattr("s3pot_batch.stages.method.stage_one.StageOne.find", raises)
+    monkeypatch.setattr(StageOne, "search", raises)
     Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "0.png")
     write_parquet(pa.table({"image": ["0.png"]}), tmp_path / "in.parquet")
     plan = make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=3, max_faces=1)

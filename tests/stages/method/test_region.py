@@ -29,6 +29,10 @@ def parsed(skin):
     return probabilities
 
 
+def likely(skin):
+    return skin.astype(np.float32)
+
+
 def iou(one, other):
     return (one & other).sum() / (one | other).sum()
 
@@ -44,14 +48,14 @@ def test_a_large_frame_has_the_region_of_a_small_one(side):
         skin[int(0.5 * size) : int(0.58 * size), : int(0.6 * size)] = False  # a finger's width across
         return skin
 
-    large, small = face_region(parsed(seen(side)), SKIN), face_region(parsed(seen(256)), SKIN)
+    large, small = face_region(likely(seen(side))), face_region(likely(seen(256)))
     assert iou(shrunk(large), small) > 0.99
     assert large[seen(side)].all()  # every pixel that was parsed, with its own edge
 
 
 def test_a_region_of_nothing_is_empty_even_if_completed():
     for side in (256, 512):
-        assert not face_region(parsed(np.zeros((side, side), bool)), SKIN, complete=True).any()
+        assert not face_region(likely(np.zeros((side, side), bool)), complete=True).any()
 
 
 @pytest.mark.parametrize("side", [256, 512])
@@ -59,7 +63,7 @@ def test_a_covered_chin_is_part_of_a_completed_region(side):
     seen = oval(side)
     seen[int(0.62 * side) :] = False  # a mask, which the parser calls something else
     truth = oval(side)
-    cut, complete = (face_region(parsed(seen), SKIN, complete=complete) for complete in (False, True))
+    cut, complete = (face_region(likely(seen), complete=complete) for complete in (False, True))
     assert iou(cut, truth) < 0.7
     assert iou(complete, truth) > 0.85
     assert complete[round(0.8 * side), side // 2]

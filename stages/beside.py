@@ -1,0 +1,74 @@
+"""What a processor's cores do beside a card: read, decode, find and write, while the card computes something else.
+
+A worker on a CPU has one core and nothing to do beside it, so that all of this happens in turn there.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from threading import Lock
+from typing import Any, TypeVar
+
+Given, Made = TypeVar("Given"), TypeVar("Made")
+
+AHEAD = 2
+"""Batches that are made before they are asked for; each holds its photos' frames in memory."""
+THREADS = 8
+"""That share what is done for a batch, photo by photo."""
+_CARD = Lock()
+
+
+def turn(device: str) -> AbstractContextManager[object]:
+    """While it is entered, no other shard of this process computes on its card: it may write what is finished."""
+    return nullcontext() if device == "cpu" else _CARD
+
+
+def ahead(work: Callable[[Given], Made], batches: Iterable[Given], device: str) -> Iterator[Made]:
+    """What some work makes of each batch, in order; beside a card it is done before it is asked for.
+
+    Args:
+        work: is called in one other thread, which has the card's kernels run beside those of this one.
+        batches: are drawn in this thread.
+        device: ``cpu`` does one after the other, when it is asked for.
+    """
+    if device == "cpu":
+        yield from map(work, batches)
+        return
+    coming = deque[Future[Made]]()
+    with ThreadPoolExecutor(1, "ahead") as thread:
+        try:
+            for batch in batches:
+                coming.append(thread.submit(_on_another_stream, device, work, batch))
+                if len(coming) > AHEAD:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for one in coming:
+                one.cancel()
+
+
+def _on_another_stream(device: str, work: Callable[[Given], Made], batch: Given) -> Made:
+    """Some work whose kernels need not wait for what another thread has given the card to do."""
+    with _stream(device):
+        return work(batch)
+
+
+@cache
+def _stream(device: str) -> AbstractContextManager[object]:
+    """One for all batches of a process: torch keeps the freed memory of every stream apart."""
+    import torch
+
+    return torch.cuda.stream(torch.cuda.Stream(device)) if device.startswith("cuda") else nullcontext()
+
+
+@contextmanager
+def shared(device: str) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A ``map`` whose calls the processor's cores share, beside a card; else ``map`` itself."""
+    if device == "cpu":
+        yield map
+        return
+    with ThreadPoolExecutor(THREADS, "shared") as threads:
+        yield threads.map
