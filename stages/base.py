@@ -18,7 +18,6 @@ from filelock import FileLock
 from s3pot_batch.manifests.outcomes import Checksums, Outcome, items_path, shard_is_done, write_outcomes
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.manifests.schema import ANSWER_VERSION, SCHEMA_VERSION, STATUSES
-from s3pot_batch.stages.beside import turn
 from s3pot_batch.stages.errors import RetryableError
 from s3pot_batch.stages.headway import Headway
 from s3pot_batch.stages.models.memory import out_of_memory
@@ -220,8 +219,7 @@ def _run_task(task: ShardTask, context: StageContext) -> ShardReport:
         if stage.scope == "run":
             report: ShardReport = work(task, context)
             return report
-        with turn(context.device):
-            result: ShardResult = work(task.items, context)
+        result: ShardResult = work(task.items, context)
     except Exception as error:
         if not out_of_memory(error):
             raise

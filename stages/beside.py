@@ -4,28 +4,34 @@ A worker on a CPU has one core and nothing to do beside it, so that all of this 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from threading import Lock
 from typing import Any, TypeVar
 
-Given, Made = TypeVar("Given"), TypeVar("Made")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 AHEAD = 2
 """Batches that are made before they are asked for; each holds its photos' frames in memory."""
-THREADS = 8
-"""That share what is done for a batch, photo by photo."""
+SHARDS = 2
+"""That a worker with a card does at once: while one is written and the next one's photos are read, the card has work."""
+SHARING = 8
+"""Threads that share what is done for a batch, photo by photo."""
 _CARD = Lock()
 
 
 def turn(device: str) -> AbstractContextManager[object]:
-    """While it is entered, no other shard of this process computes on its card: it may write what is finished."""
+    """While it is entered, no other shard of this process is in here: for models that change while they work.
+
+    It may find the faces of its photos, and write what is finished.
+    """
     return nullcontext() if device == "cpu" else _CARD
 
 
-def ahead(work: Callable[[Given], Made], batches: Iterable[Given], device: str) -> Iterator[Made]:
+def ahead(work: Callable[[Given], Made], batches: Iterable[Given], device: str) -> Generator[Made]:
     """What some work makes of each batch, in order; beside a card it is done before it is asked for.
 
     Args:
@@ -61,7 +67,9 @@ def _stream(device: str) -> AbstractContextManager[object]:
     """One for all batches of a process: torch keeps the freed memory of every stream apart."""
     import torch
 
-    return torch.cuda.stream(torch.cuda.Stream(device)) if device.startswith("cuda") else nullcontext()
+    if not device.startswith("cuda"):
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -70,5 +78,5 @@ def shared(device: str) -> Iterator[Callable[..., Iterable[Any]]]:
     if device == "cpu":
         yield map
         return
-    with ThreadPoolExecutor(THREADS, "shared") as threads:
+    with ThreadPoolExecutor(SHARING, "shared") as threads:
         yield threads.map

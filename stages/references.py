@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.stages import store
 from s3pot_batch.stages.attempts import Attempts
 from s3pot_batch.stages.base import ShardResult, StageContext
-from s3pot_batch.stages.beside import ahead, shared
+from s3pot_batch.stages.beside import ahead, shared, turn
 from s3pot_batch.stages.errors import ConfigError, ItemError, RetryableError, ShardError
 from s3pot_batch.stages.images import Photo, decode_photo
 from s3pot_batch.stages.method.alignment import Alignment, NotAFace
@@ -97,7 +97,9 @@ def _worked_on(
 
     def refer(group: Sequence[_Found], rest: Sequence[_Found]) -> None:
         attempts.begin(*looked_at, *{one.item.index for one in group})
-        for one, face in zip(group, _referred(group, stage_one), strict=True):
+        with turn(context.device):
+            referred = _referred(group, stage_one)
+        for one, face in zip(group, referred, strict=True):
             index = one.item.index
             if isinstance(face, Exception):
                 outcomes[index] = _failed(outcomes[index], face)
@@ -130,7 +132,7 @@ Look = tuple[PlannedItem, Outcome, list[ParsedFace]]
 
 def _looks(
     items: Sequence[PlannedItem], stage_one: StageOne, attempts: Attempts, context: StageContext, looked_at: set[int]
-) -> Iterator[Look]:
+) -> Generator[Look]:
     """All photos in order, decoded, their faces aligned and parsed: on a card in batches, ahead of who asks for them.
 
     ``looked_at`` holds those that are looked at just now.

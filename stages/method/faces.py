@@ -139,7 +139,9 @@ class FaceFinder:
         standing = bool(upright) and stands(upright[0].aligned.detection)
         if standing and upright[0].aligned.detection.score >= UPRIGHT:
             return upright
-        turned = yield from self._judged(photo, self._candidates(photo, hint, turned=True), believed=hint.bbox is not None)
+        turned = yield from self._judged(
+            photo, self._candidates(photo, hint, turned=True), believed=hint.bbox is not None
+        )
         if not (turned and upright):
             return turned or upright
         margin = SURER if standing else -SURER

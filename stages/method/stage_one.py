@@ -53,9 +53,7 @@ class StageOne:
         """:meth:`find`, as a search for :meth:`together`."""
         return self.finder.search(photo, hint)
 
-    def together(
-        self, searches: Sequence[Search[Answer]], each: Callable[..., Iterable[Any]] = map
-    ) -> list[Answer]:
+    def together(self, searches: Sequence[Search[Answer]], each: Callable[..., Iterable[Any]] = map) -> list[Answer]:
         """The answers of searches over several photos, whose faces are parsed in common batches.
 
         Args:

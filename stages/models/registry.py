@@ -9,6 +9,7 @@ such a module.
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -28,6 +29,8 @@ Part = TypeVar("Part")
 HERE = "s3pot_batch.stages.models"
 REQUIRED = {"parser": ("TAXONOMY",), "segmenter": ("token_shape",), "adapter": ("untrained", "save")}
 """What the module of a part's implementation holds besides ``build``: all that is asked before weights are loaded."""
+LOADING = RLock()
+"""Two shards of one worker want the same models, and each is to be loaded once."""
 
 
 class Registry(Generic[Part]):
@@ -74,9 +77,10 @@ class Registry(Generic[Part]):
             ConfigError: unknown kind, missing weights, or weights that do not fit. That memory ran out, or that the
                 device fails, is no fault of the weights and stays the error that it is.
         """
-        if (spec, device) not in self._loaded:
-            self._loaded[spec, device] = self._built(spec, device)
-        return self._loaded[spec, device]
+        with LOADING:
+            if (spec, device) not in self._loaded:
+                self._loaded[spec, device] = self._built(spec, device)
+            return self._loaded[spec, device]
 
     def _built(self, spec: PartSpec, device: str) -> Part:
         build = cast("Callable[..., Part]", self.module(spec.kind).build)
@@ -142,7 +146,8 @@ class Models:
     def adapter(self) -> "Adapter":
         """The trained layer between prompts and decoder."""
         if not self.profile.adapter.weights:
-            return _untrained(self.profile, self.device)
+            with LOADING:
+                return _untrained(self.profile, self.device)
         return ADAPTERS.load(self.profile.adapter, self.device)
 
     @property

@@ -25,8 +25,7 @@ class Shown:
 
     @classmethod
     def at(cls, asked: Inpainting, size: int, device: torch.device) -> "Shown":
-        """The photos drawn at ``size`` pixels, on the device; a cell of a smaller mask is hole if any of its pixels is.
-        """
+        """The photos at ``size`` pixels, on the device; a cell of a smaller mask is hole if any of its pixels is."""
         hole = torch.from_numpy(asked.holes).to(device)[:, None].float()
         smaller = size < asked.photos.shape[1]
         hole = F.adaptive_max_pool2d(hole, size) if smaller else F.interpolate(hole, size)

@@ -196,9 +196,9 @@ class ControlNetInpainter:
         """B×3×s×s in 0..1 at the photos' size, inside the holes."""
         side = asked.photos.shape[1]
         photos, holes = (torch.from_numpy(one).to(self.device) for one in (asked.photos, asked.holes))
-        filled = F.interpolate(
-            result.float(), (side, side), mode="bicubic", align_corners=False, antialias=True
-        ).clamp(0, 1)
+        filled = F.interpolate(result.float(), (side, side), mode="bicubic", align_corners=False, antialias=True).clamp(
+            0, 1
+        )
         generated = (filled * 255).round().byte().permute(0, 2, 3, 1)
         if settings.softness:
             shares = np.stack([softened(hole, settings.softness * side) for hole in asked.holes])

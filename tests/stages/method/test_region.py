@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from s3pot_batch.stages.method import region
 from s3pot_batch.stages.method.alignment import AlignedFace
@@ -139,3 +140,20 @@ def test_a_smaller_map_has_the_mean_of_what_each_pixel_covers():
     stripes = np.zeros((4 * BOUND, 4 * BOUND), np.float32)
     stripes[::4] = 1
     np.testing.assert_allclose(region.shrunk(stripes), 0.25)
+
+
+def test_maps_on_a_card_are_reduced_there_to_what_is_asked_of_them():
+    found = np.random.default_rng(0).dirichlet(np.ones(19), (2, 8, 8)).astype(np.float32).transpose(0, 3, 1, 2)
+
+    class Fixed:
+        taxonomy = CELEBM
+
+        def parse(self, frames, landmarks):
+            return found
+
+    parser = FaceParser(Fixed(), CELEBM.face)
+    for there, here in zip(parser.maps([aligned(8)] * 2), parser._reduced(torch.from_numpy(found)), strict=True):
+        assert (there.labels == here.labels).all()
+        assert here.labels.dtype == np.uint8
+        assert (there.surest == here.surest).all()
+        np.testing.assert_allclose(there.face, here.face, rtol=1e-6)

@@ -10,12 +10,12 @@ from diffusers import DDIMScheduler, LCMScheduler
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.seeds import generator
 from s3pot_batch.stages.models.inpainters.controlnet import SCHEDULERS, build
-from s3pot_batch.stages.models.profiles import PartSpec
+from s3pot_batch.stages.models.profiles import PAPER_LCM, PartSpec
 from s3pot_batch.stages.models.protocols import GREY, Inpainting
 from s3pot_batch.stages.models.registry import INPAINTERS
 from s3pot_batch.stages.models.taxonomy import CELEBM
 from s3pot_batch.stages.settings import ReferenceSettings
-from tests.published import IP_ADAPTER, write_ip_adapter, write_stable_diffusion
+from tests.published import ADAPTED, IP_ADAPTER, LORA, write_ip_adapter, write_lora, write_stable_diffusion
 
 SIDE = 64
 TWO_STEPS = ReferenceSettings(steps=2)
@@ -189,6 +189,29 @@ def test_what_is_known_to_hide_the_face_is_not_shown_to_the_ip_adapter(with_adap
     inside = [one[0, :, 13:19, 13:19] for one in shown]  # 32 pixels for the photo's 64
     assert inside[0].std((1, 2)).min() > 0.1
     assert inside[1].std((1, 2)).max() < 0.01
+
+
+def test_a_lora_is_added_to_the_unets_weights_as_its_file_says(pipelines, tmp_path):
+    folder = shutil.copytree(pipelines / "two", tmp_path / "lcm")
+    added = write_lora(folder)
+    plain, few = (build(folder, "cpu", size=SIDE, condition=("inpaint", "ade"), lora=lora) for lora in ("", LORA))
+    was, now = plain.pipeline.unet.state_dict(), few.pipeline.unet.state_dict()
+    assert list(was) == list(now), "something of the LoRA is left beside the sums"
+    assert {end for end in ADAPTED if any(name.endswith(f"{end}.weight") for name in added)} == set(ADAPTED)
+    for name, weight in was.items():
+        torch.testing.assert_close(now[name], weight + added.get(name, 0), atol=1e-5, rtol=1e-5)
+    batches = []
+    few.pipeline.unet.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    spied(few, asked(2), PAPER_LCM.settings.references)
+    assert batches == [2] * 4  # four steps, each asked once: no guidance
+    assert isinstance(few.pipeline.scheduler, LCMScheduler)
+
+
+def test_a_lora_that_is_not_there_is_to_be_pulled(pipelines):
+    spec = PartSpec("controlnet", str(pipelines / "one"), options=(("condition", "inpaint"), ("lora", LORA)))
+    with pytest.raises(ConfigError, match=f"{LORA}: no LoRA there; fetch it with: s3pot-batch models pull"):
+        INPAINTERS.load(spec, "cpu")
+    assert dict(PAPER_LCM.inpainter.options)["lora"] == LORA
 
 
 def test_guidance_without_a_text_encoder(pipelines, tmp_path):
