@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from benchmarks.matching import plain_loop
 from benchmarks.models import LANDMARKS
-from benchmarks.paper_size import Size, Unfilled
+from benchmarks.paper_size import Size, Unfilled, few_steps
+from s3pot_batch.stages.beside import shared
 from s3pot_batch.stages.method.alignment import AlignedFace
 from s3pot_batch.stages.method.enhancement import enhance, token_region
 from s3pot_batch.stages.method.faces import ParsedFace
@@ -28,7 +29,7 @@ RADIUS = 0.357
 STEPS = {
     "segmenter": ("image encoder", "FE and matching", "adapter and mask decoder"),
     "parser": ("parser",),
-    "inpainter": ("inpainter",),
+    "inpainter": ("inpainter", "inpainter, few steps"),
 }
 """What is measured, by the part whose weights it needs; what matters most comes first."""
 
@@ -114,9 +115,11 @@ class Way:
         names = [(f"{n}", 0) for n in range(len(self.faces))]
         if name == "parser":
             parser = self.parser
-            return lambda: parser.parse(self.faces)
-        if name == "inpainter":
+            return lambda: self.parse(parser)
+        if name in STEPS["inpainter"]:
             references, parsed = self.references, self.parsed
+            if name != "inpainter":
+                references = replace(references, settings=few_steps(references.settings))
             return lambda: references.generate(parsed, names)
         network = self.network
         if name == "image encoder":
@@ -126,6 +129,13 @@ class Way:
             return lambda: [self.match(*two) for two in tokens]
         prompted = self.prompted
         return torch.no_grad()(lambda: network(prompted))
+
+    def parse(self, parser: FaceParser) -> list[Parsed]:
+        """Maps as one batch, and then each face's region, as threads share them beside a card."""
+        if self.published:
+            return parser.parse(self.faces)
+        with shared(self.models.device) as each:
+            return list(each(parser.parsed, parser.maps(self.faces), self.faces))
 
     def match(self, raw: Tensor, reference: Tensor) -> object:
         """FE and matching of one pair, C×T×T each."""

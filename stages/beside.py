@@ -6,10 +6,12 @@ A worker on a CPU has one core and nothing to do beside it, so that all of this 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
-from threading import Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -20,15 +22,6 @@ SHARDS = 2
 """That a worker with a card does at once: while one is written and the next one's photos are read, the card has work."""
 SHARING = 8
 """Threads that share what is done for a batch, photo by photo."""
-_CARD = Lock()
-
-
-def turn(device: str) -> AbstractContextManager[object]:
-    """While it is entered, no other shard of this process is in here: for models that change while they work.
-
-    It may find the faces of its photos, and write what is finished.
-    """
-    return nullcontext() if device == "cpu" else _CARD
 
 
 def ahead(work: Callable[[Given], Made], batches: Iterable[Given], device: str) -> Generator[Made]:
@@ -58,18 +51,20 @@ def ahead(work: Callable[[Given], Made], batches: Iterable[Given], device: str) 
 
 def _on_another_stream(device: str, work: Callable[[Given], Made], batch: Given) -> Made:
     """Some work whose kernels need not wait for what another thread has given the card to do."""
-    with _stream(device):
+    if not device.startswith("cuda"):
+        return work(batch)
+    import torch
+
+    with torch.cuda.stream(_stream(device)):
         return work(batch)
 
 
 @cache
-def _stream(device: str) -> AbstractContextManager[object]:
+def _stream(device: str) -> "torch.cuda.Stream":
     """One for all batches of a process: torch keeps the freed memory of every stream apart."""
     import torch
 
-    if not device.startswith("cuda"):
-        return nullcontext()
-    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.stages import store
 from s3pot_batch.stages.attempts import Attempts
 from s3pot_batch.stages.base import ShardResult, StageContext
-from s3pot_batch.stages.beside import ahead, shared, turn
+from s3pot_batch.stages.beside import ahead, shared
 from s3pot_batch.stages.errors import ConfigError, ItemError, RetryableError, ShardError
 from s3pot_batch.stages.images import Photo, decode_photo
 from s3pot_batch.stages.method.alignment import Alignment, NotAFace
@@ -97,9 +97,7 @@ def _worked_on(
 
     def refer(group: Sequence[_Found], rest: Sequence[_Found]) -> None:
         attempts.begin(*looked_at, *{one.item.index for one in group})
-        with turn(context.device):
-            referred = _referred(group, stage_one)
-        for one, face in zip(group, referred, strict=True):
+        for one, face in zip(group, _referred(group, stage_one), strict=True):
             index = one.item.index
             if isinstance(face, Exception):
                 outcomes[index] = _failed(outcomes[index], face)

@@ -72,7 +72,7 @@ class ReferenceGenerator:
 
         blind = raw.copy()
         fill(1, np.arange(len(faces)), blind, holes)
-        covered = np.stack([dilated(one, margin) for one in worn])
+        covered = np.stack([dilated(one, margin) if one.any() else one for one in worn])
         base = blind
         if self.settings.passes > 1:
             covered |= np.stack([differs(*pair, self.settings) for pair in zip(raw, blind, strict=True)])

@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from s3pot_batch.manifests.outcomes import read_outcomes
-from s3pot_batch.stages.beside import AHEAD, ahead, shared, turn
+from s3pot_batch.stages.beside import AHEAD, ahead, shared
 from s3pot_batch.stages.store import read_rows
 from tests.stages.conftest import do
 
@@ -55,22 +54,6 @@ def test_what_fails_ahead_is_raised_in_its_turn_and_what_is_not_wanted_any_more_
     with closing(ahead(work, range(9), "card")) as unwanted:
         next(unwanted)
     assert 8 not in begun
-
-
-def test_one_shard_at_a_time_has_the_turn_of_a_card():
-    inside = threading.Event()
-
-    def enter():
-        with turn("card"):
-            inside.set()
-
-    with ThreadPoolExecutor(1) as other:
-        with turn("card"):
-            waiting = other.submit(enter)
-            assert not inside.wait(0.05)
-        waiting.result(5)
-    with turn("cpu"), turn("cpu"):
-        pass
 
 
 def test_stage_two_beside_a_card_answers_as_on_a_cpu(run, tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -93,6 +94,7 @@ class ControlNetInpainter:
         self.how = how
         self.text = text
         self._own_scheduler = self.pipeline.scheduler
+        self._drawing = Lock()  # a pipeline's scheduler counts its steps, and a worker with a card has two shards
         self._told: dict[tuple[str, str, bool], tuple[Tensor, Tensor | None]] = {}
         self.sizes = BatchSizes(compiled=False)
         if self.device.type != "cpu":
@@ -145,8 +147,14 @@ class ControlNetInpainter:
             ConfigError: the settings ask for what the pipeline's folder does not hold.
         """
         self._check(settings)
+        with self._drawing:
+            drawn = self._batches(asked, settings, list(seeds))
+        return self._pasted(asked, drawn, settings)
+
+    def _batches(self, asked: Inpainting, settings: ReferenceSettings, seeds: list[torch.Generator]) -> Tensor:
+        """B×3×s×s in 0..1, whole pictures, drawn in batches of the sizes that the networks take."""
         self.pipeline.scheduler = self._scheduler(settings.scheduler)
-        groups = [(asked, list(seeds))]
+        groups = [(asked, seeds)]
         if self.how.ip_adapter:
             # diffusers takes a list of pictures for several of one face, so every face has a call of its own
             self.pipeline.set_ip_adapter_scale(settings.identity)
@@ -157,7 +165,7 @@ class ControlNetInpainter:
                 more = [torch.Generator() for _ in range(size - len(own))]  # of their own, or they shift a face's noise
                 every = _chosen(some, [*range(len(own)), *[-1] * len(more)]) if more else some
                 drawn.append(self._drawn(Shown.at(every, self.how.size, self.device), settings, own + more)[: len(own)])
-        return self._pasted(asked, torch.cat(drawn), settings)
+        return torch.cat(drawn)
 
     def _check(self, settings: ReferenceSettings) -> None:
         if self.how.residual and settings.strength < 1:

@@ -1,6 +1,7 @@
 """What the ControlNets of the published kinds are shown, and what keeps the visible face."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -113,6 +114,29 @@ def test_the_scheduler_is_the_settings(pipelines):
     assert len(set(kinds)) == 4
     assert np.array_equal(pictures[0], pictures[-1])
     assert not np.array_equal(pictures[0], pictures[4])
+
+
+def test_two_shards_of_one_worker_share_a_pipeline(pipelines):
+    inpainter = build(pipelines / "one", "cpu", size=SIDE, condition="inpaint")
+    many = ReferenceSettings.model_validate({"steps": 6, "scheduler": "unipc"})
+
+    def drawn(number):
+        return inpainter.inpaint(asked(), many, [generator(number)])
+
+    alone = [drawn(number) for number in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(drawn, range(4)))
+    assert all(np.array_equal(*pair) for pair in zip(alone, together, strict=True))
+
+
+def test_what_makes_it_quicker_on_a_card_draws_the_same(pipelines, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # put back afterwards
+    inpainter = build(pipelines / "one", "cpu", size=SIDE, condition="inpaint")
+    plain = spied(inpainter, asked(2), ReferenceSettings(steps=2, guidance_scale=3.0))[1]
+    inpainter._settle_on_a_card()
+    assert "FusedAttnProcessor2_0" in {type(one).__name__ for one in inpainter.pipeline.unet.attn_processors.values()}
+    fused = spied(inpainter, asked(2), ReferenceSettings(steps=2, guidance_scale=3.0))[1]
+    assert np.abs(fused.astype(int) - plain).max() <= 1
 
 
 def test_a_negative_prompt_counts_where_there_is_guidance(pipelines):
