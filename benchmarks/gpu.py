@@ -268,7 +268,9 @@ def as_it_runs(report: Report, clock: Clock, run: WholeRun, name: str, *, warm: 
             found = speed(run, run.device, run.photos, warm=int(warm and run.device != "cpu"))
             report.stages[name] = run.seconds
             other(report, name, "", found)
-            print(f"{name}: {', '.join(f'{stage} {seconds:.4f}' for stage, seconds in run.seconds.items())}", flush=True)
+            print(
+                f"{name}: {', '.join(f'{stage} {seconds:.4f}' for stage, seconds in run.seconds.items())}", flush=True
+            )
 
 
 def runs(report: Report, clock: Clock, way: Way, manifest: Path, *, compiled: bool) -> None:
@@ -320,8 +322,7 @@ def held(report: Report) -> list[str]:
         f"encoder: {100 * encoder.flops / best(encoder.name) / report.peak:.0f} % of the peak; wanted 50 %",
         f"stage two: {ratio(STEPS['segmenter'], STEPS['segmenter']):.1f} times the published way; wanted 30",
         *(f"{name}: {ratio(names, names):.1f} times the published way; wanted 10" for name, names in one.items()),
-        f"stage one, few steps: {ratio(one['stage one, few steps'], one['stage one']):.1f} times the published way with "
-        "all its steps",
+        f"stage one, few steps: {ratio(one['stage one, few steps'], one['stage one']):.1f} times paper's published way",
         *(f"{name}: {sum(map(best, STAGES['inpainter'][name])):.3f} s a face, step by step; wanted 0.15"
           for name in ("in all", "in all, few steps")),
     ]  # fmt: skip

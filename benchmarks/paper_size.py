@@ -93,17 +93,20 @@ SIZES = {
 }  # fmt: skip
 
 
-PARTS = {"re": (0.39, 0.47, 0.05), "le": (0.61, 0.47, 0.05), "nose": (0.5, 0.58, 0.05), "ulip": (0.5, 0.71, 0.07)}
-"""Discs (x, y, radius) where most aligned faces have their parts, as fractions of the frame."""
+PLACES = ((0.39, 0.47, 0.05), (0.61, 0.47, 0.05), (0.5, 0.58, 0.05), (0.5, 0.71, 0.07))
+"""Discs (x, y, radius) where most aligned faces have eyes, nose and mouth, as fractions of the frame."""
 SURE = 30.0
 """Logit of what is drawn: with random weights alone, a parser finds nothing."""
 
 
 def drawn_face(side: int) -> list[list[list[float]]]:
     """19×side×side logits of a face that lies as most do: skin within ``CORE``, eyes, nose and mouth."""
-    labels = cv2.fillPoly(np.zeros((side, side), np.uint8), [(CORE * side).round().astype(np.int32)], CELEBM.ids(CELEBM.skin)[0])
-    for name, (x, y, radius) in PARTS.items():
-        cv2.circle(labels, (round(x * side), round(y * side)), round(radius * side), CELEBM.ids((name,))[0], -1)
+    labels = cv2.fillPoly(
+        np.zeros((side, side), np.uint8), [(CORE * side).round().astype(np.int32)], CELEBM.ids(CELEBM.skin)[0]
+    )
+    parts = (*CELEBM.eyes, CELEBM.nose, CELEBM.mouth)
+    for part, (x, y, radius) in zip(parts, PLACES, strict=True):
+        cv2.circle(labels, (round(x * side), round(y * side)), round(radius * side), CELEBM.ids(part)[0], -1)
     logits: list[list[list[float]]] = (SURE * (labels == np.arange(len(CELEBM.classes))[:, None, None])).tolist()
     return logits
 

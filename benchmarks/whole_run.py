@@ -5,7 +5,6 @@ The photos are of one face each, which the detector finds; the parser draws one 
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from s3pot_batch.stages.base import ShardTask, StageContext, run_task, stage_nam
 from s3pot_batch.stages.beside import SHARDS
 from s3pot_batch.stages.models.profiles import Profile
 
-STAGES = ("references", "decoded", "segments")
+WAY = ("references", "decoded", "segments")
 
 
 def write_photos(folder: Path, count: int) -> Path:
@@ -72,10 +71,13 @@ class WholeRun:
         Raises:
             RuntimeError: a face was not found, or a photo failed: then nothing that was timed means anything.
         """
-        run = next(name for n in itertools.count() if not (name := self.manifest.parent / f"run{n}").exists())
+        runs = (self.manifest.parent / f"run{n}" for n in itertools.count())
+        run = next(folder for folder in runs if not folder.exists())
         most = self.profile.settings.faces.max_faces
-        plan = make_plan(read_manifest(self.manifest, self.photos), shard_size=fitting_shard_size(self.photos), max_faces=most)
-        for name in STAGES:
+        plan = make_plan(
+            read_manifest(self.manifest, self.photos), shard_size=fitting_shard_size(self.photos), max_faces=most
+        )
+        for name in WAY:
             started = time.perf_counter()
             self.faces = sum(self._stage(name, run, plan))
             self.seconds[name] = (time.perf_counter() - started) / self.photos

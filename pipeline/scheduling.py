@@ -305,9 +305,7 @@ class _PatientNanny(Nanny):
 
 
 def _local_cluster(places: Sequence[Place]) -> SpecCluster:
-    """One process per place. A worker has one thread for shards, or ``SHARDS`` with a card; its libraries share out the
-    cores.
-    """
+    """One process per place, with one thread for shards, ``SHARDS`` with a card; its libraries share out the cores."""
     threads = dict(places[0].environment).get("OMP_NUM_THREADS", "1")
     # Thread counts are read when a library loads, which is before a worker's own environment applies. The whole table
     # is replaced: Dask's own also holds MALLOC_TRIM_THRESHOLD_, with which glibc maps and unmaps larger tensors.

@@ -19,7 +19,7 @@ Made = TypeVar("Made")
 AHEAD = 2
 """Batches that are made before they are asked for; each holds its photos' frames in memory."""
 SHARDS = 2
-"""That a worker with a card does at once: while one is written and the next one's photos are read, the card has work."""
+"""That a worker with a card does at once: while one is written and photos are read, the card has the other's work."""
 SHARING = 8
 """Threads that share what is done for a batch, photo by photo."""
 

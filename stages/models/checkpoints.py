@@ -75,9 +75,8 @@ def _digest(path: Path, without: frozenset[str] = frozenset()) -> str:
 
 def loaded_files(folder: Path, without: frozenset[str] = frozenset()) -> list[Path]:
     """The files of a folder of weights that decide what is loaded, in order; none of some folders in there."""
-    files = [
-        file for file in sorted(folder.rglob("*")) if file.is_file() and file.relative_to(folder).parts[0] not in without
-    ]  # fmt: skip
+    every = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    files = [file for file in every if file.relative_to(folder).parts[0] not in without]
     safe = {file.parent for file in files if file.suffix == ".safetensors"}
     return [
         file

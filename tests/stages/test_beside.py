@@ -57,14 +57,15 @@ def test_what_fails_ahead_is_raised_in_its_turn_and_what_is_not_wanted_any_more_
 
 
 def test_stage_two_beside_a_card_answers_as_on_a_cpu(run, tmp_path):
-    """``cpu:0`` is to the stages a device like any other: groups are read ahead, and photos drawn in several threads."""
+    """``cpu:0`` is to the stages a device like any other: groups are read ahead, and threads share the drawing."""
     folder, context = run
     other = replace(context, run=shutil.copytree(folder, tmp_path / "other"), device="cpu:0", batch_size=2)
     for one in (context, other):
         do("tokens", one)
         do("segments", one)
     for store, name in (("tokens", "raw"), ("decoded", "occlusion"), ("masks", "occlusion")):
-        expected, found = (read_rows(one.run / f"{store}.zarr", name, slice(0, 3)) for one in (context, other))
+        runs = (context.run, other.run)
+        expected, found = (read_rows(at / f"{store}.zarr", name, slice(0, 3)).astype(float) for at in runs)
         np.testing.assert_allclose(found, expected, atol=2e-3)  # batches round otherwise
     masks = [[one.occlusion for one in read_outcomes(at.run, "segments", 0)] for at in (context, other)]
     assert masks[0] == masks[1]

@@ -68,7 +68,8 @@ class FacerParser:
                 logits = self.parser.net(images)[0]
             if back is not None:
                 logits = F.grid_sample(logits.float(), back, align_corners=False)  # as facer's forward does
-            return logits.float().softmax(1)
+            found: Tensor = logits.float().softmax(1)
+            return found
 
 
 def build(weights: Path, device: str, dtype: str = "float32", *, warped: bool = True) -> FacerParser:

@@ -142,16 +142,22 @@ def test_a_smaller_map_has_the_mean_of_what_each_pixel_covers():
     np.testing.assert_allclose(region.shrunk(stripes), 0.25)
 
 
+class Given:
+    """A parser that gives what it was given."""
+
+    taxonomy = CELEBM
+
+    def __init__(self, found):
+        self.found = found
+
+    def parse(self, *_):
+        return self.found
+
+
 def test_maps_on_a_card_are_reduced_there_to_what_is_asked_of_them():
     found = np.random.default_rng(0).dirichlet(np.ones(19), (2, 8, 8)).astype(np.float32).transpose(0, 3, 1, 2)
 
-    class Fixed:
-        taxonomy = CELEBM
-
-        def parse(self, frames, landmarks):
-            return found
-
-    parser = FaceParser(Fixed(), CELEBM.face)
+    parser = FaceParser(Given(found), CELEBM.face)
     for there, here in zip(parser.maps([aligned(8)] * 2), parser._reduced(torch.from_numpy(found)), strict=True):
         assert (there.labels == here.labels).all()
         assert here.labels.dtype == np.uint8
