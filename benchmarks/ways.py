@@ -126,7 +126,7 @@ class Way:
             return lambda: network.segmenter.encode(self.pictures)
         if name == "FE and matching":
             tokens = self.tokens
-            return lambda: [self.match(*two) for two in tokens]
+            return lambda: self.match(tokens)
         prompted = self.prompted
         return torch.no_grad()(lambda: network(prompted))
 
@@ -137,10 +137,13 @@ class Way:
         with shared(self.models.device) as each:
             return list(each(parser.parsed, parser.maps(self.faces), self.faces))
 
-    def match(self, raw: Tensor, reference: Tensor) -> object:
-        """FE and matching of one pair, C×T×T each."""
+    def match(self, tokens: Sequence[tuple[Tensor, Tensor]]) -> object:
+        """FE and matching of pairs, C×T×T each: as one batch, or, as published, one after the other."""
         if not self.published:
-            return self.network.prompt(raw, reference, self.region.to(raw.device))
+            return self.network.prompt_all([(*two, self.region.to(two[0].device)) for two in tokens])
+        return [self._matched(*two) for two in tokens]
+
+    def _matched(self, raw: Tensor, reference: Tensor) -> object:
         inside = token_region(self.region, raw.shape[-1]).to(raw.device)
         with torch.no_grad():
             enhanced = enhance(self.network.segmenter, raw, reference, inside)

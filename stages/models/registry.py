@@ -86,7 +86,7 @@ class Registry(Generic[Part]):
         build = cast("Callable[..., Part]", self.module(spec.kind).build)
         weights = self._path(spec) if spec.weights else None
         try:
-            return build(weights, device, spec.dtype, **dict(spec.options))
+            return _settled(build(weights, device, spec.dtype, **dict(spec.options)), device)
         except (RuntimeError, TypeError, KeyError) as error:
             from torch import AcceleratorError
 
@@ -113,6 +113,15 @@ REFINERS: "Registry[Refiner]" = Registry("refiner")
 REGISTRIES: "Mapping[str, Registry[Any]]" = {
     registry.part: registry for registry in (DETECTORS, PARSERS, INPAINTERS, SEGMENTERS, ADAPTERS, REFINERS)
 }
+
+
+def _settled(part: Part, device: str) -> Part:
+    """A part that is all there: another thread has a stream of its own, which waits for no kernel of this one's."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(device)
+    return part
 
 
 @dataclass(frozen=True)
