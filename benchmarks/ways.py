@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,7 +21,7 @@ from s3pot_batch.stages.method.network import S3POT, Prompted
 from s3pot_batch.stages.method.parsing import FaceParser, Parsed
 from s3pot_batch.stages.method.references import ReferenceGenerator
 from s3pot_batch.stages.models.profiles import Profile
-from s3pot_batch.stages.models.protocols import Detection
+from s3pot_batch.stages.models.protocols import Detection, Parser
 from s3pot_batch.stages.models.registry import Models, taxonomy_of
 from s3pot_batch.stages.rle import Mask
 
@@ -58,6 +59,17 @@ def disc(side: int) -> Mask:
     return np.asarray(np.hypot(x, y) < RADIUS * side, bool)
 
 
+class OnHost:
+    """A parser whose maps are copied to the processor, where facer's own example takes the likeliest class."""
+
+    def __init__(self, parser: Parser) -> None:
+        self.parser, self.taxonomy = parser, parser.taxonomy
+
+    def parse(self, frames: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> NDArray[np.float32]:
+        """B×K×S×S."""
+        return np.asarray(torch.as_tensor(self.parser.parse(frames, landmarks)).cpu())
+
+
 class Way:
     """The steps of a face with one profile on one device; a model is loaded when the first step needs it.
 
@@ -78,7 +90,8 @@ class Way:
     def parser(self) -> FaceParser:
         """What finds M."""
         asked = self.settings.references
-        return FaceParser(self.models.parser, asked.face_classes, complete=asked.complete)
+        parser = OnHost(self.models.parser) if self.published else self.models.parser
+        return FaceParser(parser, asked.face_classes, complete=asked.complete)
 
     @cached_property
     def references(self) -> ReferenceGenerator:

@@ -1,15 +1,30 @@
-"""diffusers' inpainting pipeline, whose VAE encodes a batch as one."""
+"""diffusers' inpainting pipeline, which does for a batch, and once, what it does face by face, and in every step."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers import StableDiffusionControlNetInpaintPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class BatchedPipeline(StableDiffusionControlNetInpaintPipeline):  # type: ignore[misc]  # diffusers is untyped there
     """``StableDiffusionControlNetInpaintPipeline``, which encodes photo after photo if each has a generator."""
+
+    _embedding: nn.Module | None = None
+    """Of the condition, where it is not the ControlNet's own part any more."""
+
+    def embed_once(self) -> None:
+        """Embed the condition once for all steps: each of them shows the ControlNet the same pictures."""
+        net = self.controlnet
+        if hasattr(net, "nets") or net.config.controlnet_conditioning_channel_order != "rgb":
+            return  # of several, it is not told which one's picture is prepared; and it may turn colours round
+        self._embedding, net.controlnet_cond_embedding = net.controlnet_cond_embedding, nn.Identity()
+
+    def prepare_control_image(self, *args: object, **kwargs: Any) -> Tensor:  # noqa: ANN401  (diffusers' own)
+        """What the ControlNet is given in every step: B×(3 or 6)×s×s pictures, or B×C×s/8×s/8 once embedded."""
+        pictures = cast("Tensor", super().prepare_control_image(*args, **kwargs))
+        return pictures if self._embedding is None else cast("Tensor", self._embedding(pictures))
 
     def _encode_vae_image(self, image: Tensor, generator: torch.Generator | list[torch.Generator]) -> Tensor:
         """B×3×s×s in −1..1 → B×4×s/8×s/8, every photo's latents drawn by its own generator as diffusers draws them."""

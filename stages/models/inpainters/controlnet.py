@@ -119,6 +119,7 @@ class ControlNetInpainter:
         torch.backends.cudnn.benchmark = True  # all batches but a stage's last have one size
         if not self.how.ip_adapter:  # it has attention of its own
             self.pipeline.fuse_qkv_projections()
+        self.pipeline.embed_once()
         if self.how.compiled:
             self.compile()
 

@@ -135,7 +135,10 @@ def test_what_makes_it_quicker_on_a_card_draws_the_same(pipelines, monkeypatch):
     plain = spied(inpainter, asked(2), ReferenceSettings(steps=2, guidance_scale=3.0))[1]
     inpainter._settle_on_a_card()
     assert "FusedAttnProcessor2_0" in {type(one).__name__ for one in inpainter.pipeline.unet.attn_processors.values()}
+    embedded = []
+    inpainter.pipeline._embedding.register_forward_pre_hook(lambda _, args: embedded.append(len(args[0])))
     fused = spied(inpainter, asked(2), ReferenceSettings(steps=2, guidance_scale=3.0))[1]
+    assert embedded == [4]  # once for both steps; guidance asks twice
     assert np.abs(fused.astype(int) - plain).max() <= 1
 
 
