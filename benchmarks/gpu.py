@@ -258,7 +258,7 @@ def by_compiler(report: Report, clock: Clock, way: Way, step: str, part: object)
             way.step(step)()
             settle(way.models.device)
             print(f"{step}: first compiled answer after {time.perf_counter() - started:.0f} s", flush=True)
-            other(report, f"{step}, compiled", step, speed(way.step(step), way.models.device, len(way.faces), warm=1))
+            other(report, f"{step}, compiled", step, speed(way.step(step), way.models.device, len(way.faces), warm=0))
 
 
 def as_it_runs(report: Report, clock: Clock, run: WholeRun, name: str, *, warm: bool) -> None:
