@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.compiling import BatchSizes
-from s3pot_batch.stages.models.inpainters._batched import BatchedPipeline
+from s3pot_batch.stages.models.inpainters._batched import BatchedPipeline, on_host
 from s3pot_batch.stages.models.inpainters._conditions import CONDITIONS, Shown, checked
 from s3pot_batch.stages.models.protocols import GREY, Inpainting
 from s3pot_batch.stages.settings import ReferenceSettings
@@ -182,7 +182,8 @@ class ControlNetInpainter:
         if name == "own":
             return self._own_scheduler
         kind, changes = SCHEDULERS[name]
-        return getattr(diffusers, kind).from_config(self._own_scheduler.config, **changes)
+        found = getattr(diffusers, kind)
+        return (on_host(found) if name == "lcm" else found).from_config(self._own_scheduler.config, **changes)
 
     def _drawn(self, shown: Shown, settings: ReferenceSettings, seeds: list[torch.Generator]) -> Tensor:
         """B×3×s×s in 0..1, whole pictures."""

@@ -110,10 +110,21 @@ def test_the_scheduler_is_the_settings(pipelines):
         pictures.append(spied(inpainter, asked(), settings)[1])
         kinds.append(type(inpainter.pipeline.scheduler))
     assert kinds[0] is kinds[-1] is DDIMScheduler
-    assert kinds[4] is LCMScheduler
+    assert issubclass(kinds[4], LCMScheduler)
     assert len(set(kinds)) == 4
     assert np.array_equal(pictures[0], pictures[-1])
     assert not np.array_equal(pictures[0], pictures[4])
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_few_steps_are_diffusers_own(pipelines, strength, monkeypatch):
+    inpainter = build(pipelines / "one", "cpu", size=SIDE, condition="inpaint")
+    few = ReferenceSettings(steps=4, scheduler="lcm", strength=strength)
+    found = spied(inpainter, asked(2), few)[1]
+    assert inpainter.pipeline.scheduler.timesteps.device.type == "cpu"
+    monkeypatch.setattr("s3pot_batch.stages.models.inpainters.controlnet.on_host", lambda kind: kind)
+    assert np.array_equal(spied(inpainter, asked(2), few)[1], found)
+    assert type(inpainter.pipeline.scheduler) is LCMScheduler
 
 
 def test_two_shards_of_one_worker_share_a_pipeline(pipelines):
