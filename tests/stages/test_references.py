@@ -85,7 +85,8 @@ def test_a_photo_that_kills_its_process_is_left_out_and_its_neighbours_are_not(t
     assert not trying.exists()
 
 
-def test_of_a_process_that_dies_what_came_through_before_is_known(tmp_path, monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])  # the latter is to the stages a card
+def test_of_a_process_that_dies_what_came_through_before_is_known(tmp_path, monkeypatch, device):
     """Three photos of one face each; at the third one's reference the process ends."""
     refer, asked = StageOne.refer, []
 
@@ -99,7 +100,7 @@ def test_of_a_process_that_dies_what_came_through_before_is_known(tmp_path, monk
     Image.fromarray(load_portrait("astronaut")).save(tmp_path / "one.png")
     write_parquet(pa.table({"image": ["one.png"] * 3}), tmp_path / "in.parquet")
     items = make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=3, max_faces=1).shard(0)
-    context = StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f")
+    context = StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f", device=device, batch_size=1)
     stage_one, attempts = StageOne(context.models, context.settings), Attempts(tmp_path / "x.trying")
     with pytest.raises(SystemExit):
         references._worked_on(items, stage_one, attempts, context)
