@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,12 +26,22 @@ from benchmarks.paper_size import SIZES, WRITERS, Size
 from benchmarks.paper_size import profile as paper
 from benchmarks.right import CHECKS
 from benchmarks.ways import STEPS, Way, faces, pictures
+from benchmarks.whole_run import WholeRun, write_photos
 from s3pot_batch.stages.models.inpainters.controlnet import ControlNetInpainter
 from s3pot_batch.stages.models.segmenters._sam import SamSegmenter
 
 TIMES, ENOUGH = 5, 3.0
 """A step is timed so often, or until so many seconds have passed."""
-STAGES = {"stage two": STEPS["segmenter"], "stage one": (*STEPS["parser"], *STEPS["inpainter"])}
+USUAL, FEW = STEPS["inpainter"]
+STAGES = {
+    "segmenter": {"stage two": STEPS["segmenter"]},
+    "inpainter": {
+        "stage one": (*STEPS["parser"], USUAL), "stage one, few steps": (*STEPS["parser"], FEW),
+        "in all": (*STEPS["segmenter"], *STEPS["parser"], USUAL),
+        "in all, few steps": (*STEPS["segmenter"], *STEPS["parser"], FEW),
+    },
+}  # fmt: skip
+"""What is told of several steps together, once the part is done that comes last."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,9 @@ class Report:
     steps: list[Compared] = field(default_factory=list)
     checks: dict[str, float] = field(default_factory=dict)
     others: dict[str, Speed] = field(default_factory=dict)
-    """Other sizes of batch, and compiled networks."""
+    """Other sizes of batch, compiled networks, and the pipeline itself."""
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Seconds of a face in each stage of the pipeline itself."""
     took: dict[str, float] = field(default_factory=dict)
     """Seconds of each item of the run, what lies around the timing included."""
     failed: list[str] = field(default_factory=list)
@@ -203,10 +215,8 @@ def measured(report: Report, clock: Clock, ways: tuple[Way, Way], device: str) -
                     report.steps.append(compared(name, *ways, device))
                     print(line(report.steps[-1], report.peak), flush=True)
         checked(report, clock, ways, part)
-        for stage, members in STAGES.items():
-            if names[-1] == members[-1]:
-                whole(stage, report, members)
-    whole("in all", report, [name for names in STEPS.values() for name in names])
+        for stage, members in STAGES.get(part, {}).items():
+            whole(stage, report, members)
 
 
 def checked(report: Report, clock: Clock, ways: tuple[Way, Way], part: str) -> None:
@@ -236,18 +246,52 @@ def tried(report: Report, clock: Clock, way: Way, size: Size, batches: Sequence[
                 other(report, name, "image encoder", found)
 
 
-def by_compiler(report: Report, clock: Clock, way: Way) -> None:
-    """Encoder and diffusion once more, by ``torch.compile``; what it takes to compile them is told, too."""
-    parts = {"image encoder": way.models.segmenter, "inpainter": way.models.inpainter}
-    for name, part in parts.items():
-        with clock.item(f"{name}, compiled") as begun:
-            if begun and isinstance(part, (SamSegmenter, ControlNetInpainter)):
-                started = time.perf_counter()
+def by_compiler(report: Report, clock: Clock, way: Way, step: str, part: object) -> None:
+    """A step once more, by ``torch.compile``; what it takes to compile it is told, too."""
+    with clock.item(f"{step}, compiled") as begun:
+        if begun:
+            started = time.perf_counter()
+            if isinstance(part, SamSegmenter | ControlNetInpainter) and part.sizes.compiled:
+                part.sizes.known.clear()  # of another number of steps; what is compiled is kept
+            elif isinstance(part, SamSegmenter | ControlNetInpainter):
                 part.compile()
-                way.step(name)()
-                settle(way.models.device)
-                print(f"{name}: first compiled answer after {time.perf_counter() - started:.0f} s", flush=True)
-                other(report, f"{name}, compiled", name, speed(way.step(name), way.models.device, len(way.faces)))
+            way.step(step)()
+            settle(way.models.device)
+            print(f"{step}: first compiled answer after {time.perf_counter() - started:.0f} s", flush=True)
+            other(report, f"{step}, compiled", step, speed(way.step(step), way.models.device, len(way.faces), warm=0))
+
+
+def as_it_runs(report: Report, clock: Clock, run: WholeRun, name: str, *, warm: bool) -> None:
+    """The pipeline itself, from photos to masks."""
+    with clock.item(name) as begun:
+        if begun:
+            found = speed(run, run.device, run.photos, warm=int(warm and run.device != "cpu"))
+            report.stages[name] = run.seconds
+            other(report, name, "", found)
+            print(
+                f"{name}: {', '.join(f'{stage} {seconds:.4f}' for stage, seconds in run.seconds.items())}", flush=True
+            )
+
+
+def runs(report: Report, clock: Clock, way: Way, manifest: Path, *, compiled: bool) -> None:
+    """The pipeline itself, few steps and all, and networks by ``torch.compile`` in between.
+
+    Few steps draw twice as many faces at once: as guidance asks twice of each, UNet and ControlNet then see batches of
+    one size, and are compiled once.
+    """
+    size, device = SIZES[report.size], way.models.device
+    usual = WholeRun(way.models.profile, manifest, device, size.batch, size.photos // 2)
+    few = replace(usual.few(), at_once=2 * size.batch, photos=size.photos)
+    as_it_runs(report, clock, few, "paper-lcm as it runs", warm=True)
+    if not compiled:
+        as_it_runs(report, clock, usual, "paper as it runs", warm=True)
+        return
+    twice = Way(way.models.profile, device, faces(size, few.at_once))
+    by_compiler(report, clock, way, "image encoder", way.models.segmenter)
+    by_compiler(report, clock, twice, FEW, way.models.inpainter)
+    as_it_runs(report, clock, few, "paper-lcm as it runs, compiled", warm=False)
+    by_compiler(report, clock, way, USUAL, way.models.inpainter)
+    as_it_runs(report, clock, usual, "paper as it runs, compiled", warm=False)
 
 
 def other(report: Report, name: str, step: str, found: Speed) -> None:
@@ -259,6 +303,36 @@ def other(report: Report, name: str, step: str, found: Speed) -> None:
     print(f"{name}: {found.seconds:.4f} s a face (±{50 * found.spread:.0f} %){share}{waits}", flush=True)
 
 
+def held(report: Report) -> list[str]:
+    """What was found against what is wanted of an H100, a line each, of the quicker of plain and compiled."""
+    steps = {one.name: one for one in report.steps}
+    if len(steps) < sum(map(len, STEPS.values())):
+        return []
+
+    def best(name: str) -> float:
+        own = steps[name].ours
+        return min(own.seconds, report.others.get(f"{name}, compiled", own).seconds)
+
+    def ratio(names: Sequence[str], published: Sequence[str]) -> float:
+        return sum(steps[name].published.seconds for name in published) / sum(map(best, names))
+
+    encoder = steps["image encoder"]
+    one = {name: STAGES["inpainter"][name] for name in ("stage one", "stage one, few steps")}
+    lines = [
+        f"encoder: {100 * encoder.flops / best(encoder.name) / report.peak:.0f} % of the peak; wanted 50 %",
+        f"stage two: {ratio(STEPS['segmenter'], STEPS['segmenter']):.1f} times the published way; wanted 30",
+        *(f"{name}: {ratio(names, names):.1f} times the published way; wanted 10" for name, names in one.items()),
+        f"stage one, few steps: {ratio(one['stage one, few steps'], one['stage one']):.1f} times paper's published way",
+        *(f"{name}: {sum(map(best, STAGES['inpainter'][name])):.3f} s a face, step by step; wanted 0.15"
+          for name in ("in all", "in all, few steps")),
+    ]  # fmt: skip
+    for name in report.stages:
+        found = report.others[name]
+        busy = "" if found.waiting is None else f", device busy {100 - 100 * found.waiting:.0f} %"
+        lines.append(f"{name}: {found.seconds:.3f} s a face{busy}; wanted 0.15 and 90 %")
+    return lines
+
+
 def gpu(
     size: str = "", *, compiled: bool = False, out: Path | None = None, batches: Sequence[int] = (),
     seconds: float = math.inf,
@@ -267,7 +341,7 @@ def gpu(
 
     Args:
         size: a name of ``SIZES``; by default what suits the device.
-        compiled: at last, encoder and diffusion by ``torch.compile``; never on a CPU.
+        compiled: encoder and diffusion by ``torch.compile``, too.
         out: a JSON file for the figures.
         batches: faces at once that the image encoder tries besides.
         seconds: nothing more is begun after so long.
@@ -291,8 +365,9 @@ def gpu(
         published = Way(paper(chosen, Path(folder), "published"), device, some[:1])
         measured(report, clock, (ours, published), device)
         tried(report, clock, ours, chosen, batches)
-        if compiled and device != "cpu":
-            by_compiler(report, clock, ours)
+        runs(report, clock, ours, write_photos(Path(folder), chosen.photos), compiled=compiled)
+    for one in held(report):
+        print(one, flush=True)
     print("; ".join(f"{item} {took:.1f} s" for item, took in report.took.items()), flush=True)
     if report.failed:
         raise SystemExit("failed: " + "; ".join(report.failed))

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
+import numpy as np
 import timm.models.vision_transformer as vit
 import torch
 from diffusers import (
@@ -25,10 +27,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from s3pot_batch.stages.models.profiles import PAPER, Profile
+from s3pot_batch.stages.method.region import CORE
+from s3pot_batch.stages.models.profiles import PAPER, PAPER_LCM, Profile
 from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
 from s3pot_batch.stages.models.taxonomy import CELEBM
-from s3pot_batch.stages.settings import Settings, changed
+from s3pot_batch.stages.settings import ReferenceSettings, Settings, changed
 
 PARSED = 448
 """Side at which FaRL sees a face."""
@@ -44,6 +47,8 @@ class Size:
     """Side at which the inpainter works."""
     batch: int = 8
     """Faces at once."""
+    photos: int = 64
+    """That go through the pipeline itself."""
     steps: int = 20
     sam: dict[str, Any] = field(default_factory=lambda: {"size": "vit_h"})
     parser: dict[str, Any] = field(default_factory=lambda: {"embed_dim": 768, "depth": 12, "num_heads": 12})
@@ -64,6 +69,12 @@ class Size:
         )
 
 
+def few_steps(usual: ReferenceSettings) -> ReferenceSettings:
+    """How ``paper-lcm`` draws; its weights are as large as ``paper``'s, as the LoRA is added to them."""
+    few = PAPER_LCM.settings.references
+    return usual.model_copy(update=few.model_dump(include={"steps", "scheduler", "guidance_scale", "negative_prompt"}))
+
+
 NARROW = {
     "block_out_channels": (8, 16), "layers_per_block": 1, "cross_attention_dim": 16, "norm_num_groups": 4,
     "attention_head_dim": 4, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -71,7 +82,7 @@ NARROW = {
 SIZES = {
     "full": Size(),
     "tiny": Size(
-        "tiny", 64, 64, 2, 2,
+        "tiny", 64, 64, 2, 2, 2,
         sam={"embed_dim": 32, "depth": 2, "num_heads": 4, "img_size": 128, "patch_size": 8, "out_chans": 32,
              "global_attn_indexes": (1,)},
         parser={"embed_dim": 32, "depth": 1, "num_heads": 2}, unet=NARROW,
@@ -82,8 +93,29 @@ SIZES = {
 }  # fmt: skip
 
 
+PLACES = ((0.39, 0.47, 0.05), (0.61, 0.47, 0.05), (0.5, 0.58, 0.05), (0.5, 0.71, 0.07))
+"""Discs (x, y, radius) where most aligned faces have eyes, nose and mouth, as fractions of the frame."""
+SURE = 30.0
+"""Logit of what is drawn: with random weights alone, a parser finds nothing."""
+
+
+def drawn_face(side: int) -> list[list[list[float]]]:
+    """19×side×side logits of a face that lies as most do: skin within ``CORE``, eyes, nose and mouth."""
+    labels = cv2.fillPoly(
+        np.zeros((side, side), np.uint8), [(CORE * side).round().astype(np.int32)], CELEBM.ids(CELEBM.skin)[0]
+    )
+    parts = (*CELEBM.eyes, CELEBM.nose, CELEBM.mouth)
+    for part, (x, y, radius) in zip(parts, PLACES, strict=True):
+        cv2.circle(labels, (round(x * side), round(y * side)), round(radius * side), CELEBM.ids(part)[0], -1)
+    logits: list[list[list[float]]] = (SURE * (labels == np.arange(len(CELEBM.classes))[:, None, None])).tolist()
+    return logits
+
+
 class Parser(nn.Module):
-    """A ViT with 16-pixel patches over 448 pixels, and one layer to the classes: B×3×448×448 → B×19×448×448."""
+    """A ViT with 16-pixel patches over 448 pixels, and one layer to the classes: B×3×448×448 → B×19×448×448.
+
+    A face is drawn over what it says, so that all that comes after has one.
+    """
 
     def __init__(self, shape: dict[str, Any]) -> None:
         super().__init__()
@@ -91,10 +123,11 @@ class Parser(nn.Module):
             img_size=PARSED, patch_size=16, num_classes=0, class_token=False, global_pool="", **shape
         )
         self.head = nn.Linear(shape["embed_dim"], len(CELEBM.classes))
+        self.register_buffer("face", torch.tensor(drawn_face(PARSED // 16)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The logits, and something else, as in FaRL's release."""
-        small = self.head(self.backbone(images)).transpose(1, 2).unflatten(2, (PARSED // 16, PARSED // 16))
+        small = self.head(self.backbone(images)).transpose(1, 2).unflatten(2, (PARSED // 16, PARSED // 16)) + self.face
         return F.interpolate(small, (PARSED, PARSED), mode="bilinear"), small
 
 

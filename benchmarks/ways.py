@@ -6,12 +6,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.matching import plain_loop
 from benchmarks.models import LANDMARKS
-from benchmarks.paper_size import Size, Unfilled
+from benchmarks.paper_size import Size, Unfilled, few_steps
+from s3pot_batch.stages.beside import shared
 from s3pot_batch.stages.method.alignment import AlignedFace
 from s3pot_batch.stages.method.enhancement import enhance, token_region
 from s3pot_batch.stages.method.faces import ParsedFace
@@ -19,7 +21,7 @@ from s3pot_batch.stages.method.network import S3POT, Prompted
 from s3pot_batch.stages.method.parsing import FaceParser, Parsed
 from s3pot_batch.stages.method.references import ReferenceGenerator
 from s3pot_batch.stages.models.profiles import Profile
-from s3pot_batch.stages.models.protocols import Detection
+from s3pot_batch.stages.models.protocols import Detection, Parser
 from s3pot_batch.stages.models.registry import Models, taxonomy_of
 from s3pot_batch.stages.rle import Mask
 
@@ -28,7 +30,7 @@ RADIUS = 0.357
 STEPS = {
     "segmenter": ("image encoder", "FE and matching", "adapter and mask decoder"),
     "parser": ("parser",),
-    "inpainter": ("inpainter",),
+    "inpainter": ("inpainter", "inpainter, few steps"),
 }
 """What is measured, by the part whose weights it needs; what matters most comes first."""
 
@@ -57,6 +59,17 @@ def disc(side: int) -> Mask:
     return np.asarray(np.hypot(x, y) < RADIUS * side, bool)
 
 
+class OnHost:
+    """A parser whose maps are copied to the processor, where facer's own example takes the likeliest class."""
+
+    def __init__(self, parser: Parser) -> None:
+        self.parser, self.taxonomy = parser, parser.taxonomy
+
+    def parse(self, frames: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> NDArray[np.float32]:
+        """B×K×S×S."""
+        return np.asarray(torch.as_tensor(self.parser.parse(frames, landmarks)).cpu())
+
+
 class Way:
     """The steps of a face with one profile on one device; a model is loaded when the first step needs it.
 
@@ -77,7 +90,8 @@ class Way:
     def parser(self) -> FaceParser:
         """What finds M."""
         asked = self.settings.references
-        return FaceParser(self.models.parser, asked.face_classes, complete=asked.complete)
+        parser = OnHost(self.models.parser) if self.published else self.models.parser
+        return FaceParser(parser, asked.face_classes, complete=asked.complete)
 
     @cached_property
     def references(self) -> ReferenceGenerator:
@@ -114,23 +128,35 @@ class Way:
         names = [(f"{n}", 0) for n in range(len(self.faces))]
         if name == "parser":
             parser = self.parser
-            return lambda: parser.parse(self.faces)
-        if name == "inpainter":
+            return lambda: self.parse(parser)
+        if name in STEPS["inpainter"]:
             references, parsed = self.references, self.parsed
+            if name != "inpainter":
+                references = replace(references, settings=few_steps(references.settings))
             return lambda: references.generate(parsed, names)
         network = self.network
         if name == "image encoder":
             return lambda: network.segmenter.encode(self.pictures)
         if name == "FE and matching":
             tokens = self.tokens
-            return lambda: [self.match(*two) for two in tokens]
+            return lambda: self.match(tokens)
         prompted = self.prompted
         return torch.no_grad()(lambda: network(prompted))
 
-    def match(self, raw: Tensor, reference: Tensor) -> object:
-        """FE and matching of one pair, C×T×T each."""
+    def parse(self, parser: FaceParser) -> list[Parsed]:
+        """Maps as one batch, and then each face's region, as threads share them beside a card."""
+        if self.published:
+            return parser.parse(self.faces)
+        with shared(self.models.device) as each:
+            return list(each(parser.parsed, parser.maps(self.faces), self.faces))
+
+    def match(self, tokens: Sequence[tuple[Tensor, Tensor]]) -> object:
+        """FE and matching of pairs, C×T×T each: as one batch, or, as published, one after the other."""
         if not self.published:
-            return self.network.prompt(raw, reference, self.region.to(raw.device))
+            return self.network.prompt_all([(*two, self.region.to(two[0].device)) for two in tokens])
+        return [self._matched(*two) for two in tokens]
+
+    def _matched(self, raw: Tensor, reference: Tensor) -> object:
         inside = token_region(self.region, raw.shape[-1]).to(raw.device)
         with torch.no_grad():
             enhanced = enhance(self.network.segmenter, raw, reference, inside)

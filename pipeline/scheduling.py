@@ -29,6 +29,7 @@ from s3pot_batch.pipeline.devices import Place
 from s3pot_batch.pipeline.runner import OnReport, Runner, attempt, failure
 from s3pot_batch.pipeline.transport import SCHEME, settle_secret
 from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageContext
+from s3pot_batch.stages.beside import SHARDS
 from s3pot_batch.stages.errors import ConfigError, DeviceLost
 
 CONNECT_SECONDS = 30
@@ -304,7 +305,7 @@ class _PatientNanny(Nanny):
 
 
 def _local_cluster(places: Sequence[Place]) -> SpecCluster:
-    """One process per place. A worker has one thread for shards; its libraries share out the cores."""
+    """One process per place, with one thread for shards, ``SHARDS`` with a card; its libraries share out the cores."""
     threads = dict(places[0].environment).get("OMP_NUM_THREADS", "1")
     # Thread counts are read when a library loads, which is before a worker's own environment applies. The whole table
     # is replaced: Dask's own also holds MALLOC_TRIM_THRESHOLD_, with which glibc maps and unmaps larger tensors.
@@ -322,7 +323,7 @@ def _local_cluster(places: Sequence[Place]) -> SpecCluster:
             "cls": _PatientNanny,
             "options": {
                 **address,
-                "nthreads": 1,
+                "nthreads": 1 if place.device == "cpu" else SHARDS,
                 "env": dict(place.environment),
                 "preload": list(PRELOAD),
                 # Models are no memory that Dask could spill: a limit would only kill workers that still work.

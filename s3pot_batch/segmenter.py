@@ -255,13 +255,16 @@ class Segmenter:
     ) -> list[PhotoAnswer]:
         with _threads_of_workers(self.models.device):
             stage_one = StageOne(self.models, self.settings)
-            faces = [
-                (n, slot, face)
-                for n, (photo, hint) in enumerate(zip(photos, hints, strict=True))
-                for slot, face in enumerate(stage_one.find(photo, hint)[: self.settings.faces.max_faces])
+            searches = [stage_one.search(photo, hint) for photo, hint in zip(photos, hints, strict=True)]
+            at_once = 1 if self.models.device == "cpu" else len(photos)  # as a run's workers do
+            looked = [
+                some
+                for start in range(0, len(searches), at_once)
+                for some in stage_one.together(searches[start : start + at_once])
             ]
+            most = self.settings.faces.max_faces
+            faces = [(n, slot, face) for n, some in enumerate(looked) for slot, face in enumerate(some[:most])]
             found: dict[int, list[FaceAnswer]] = {n: [] for n in range(len(photos))}
-            at_once = 1 if self.models.device == "cpu" else max(len(faces), 1)  # as a run's workers do
             for start in range(0, len(faces), at_once):
                 group = faces[start : start + at_once]
                 referenced = stage_one.refer([face for _, _, face in group], [(names[n], slot) for n, slot, _ in group])

@@ -15,6 +15,7 @@ from s3pot_batch.manifests.outcomes import Outcome, read_outcomes
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.stages import store
 from s3pot_batch.stages.base import ShardResult, StageContext
+from s3pot_batch.stages.beside import ahead
 from s3pot_batch.stages.errors import ShardError
 from s3pot_batch.stages.fits import load_fits
 from s3pot_batch.stages.method.masks import Decoded, decode_pairs
@@ -49,10 +50,12 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
     faces = [(outcome.index, face.row) for outcome in outcomes for face in outcome.faces]
     found: dict[int, Decoded] = {}
     seconds = {outcome.index: outcome.seconds for outcome in outcomes}
-    for start in range(0, len(faces), context.faces_at_once):
-        group, began = faces[start : start + context.faces_at_once], time.perf_counter()
-        rows = [row for _, row in group]
-        pairs = [read_pair(context.run, row) for row in rows]
+    at_once = context.faces_at_once
+    groups = [faces[start : start + at_once] for start in range(0, len(faces), at_once)]
+    read = ahead(lambda group: [read_pair(context.run, row) for _, row in group], groups, context.device)
+    for group in groups:
+        began = time.perf_counter()
+        pairs, rows = next(read), [row for _, row in group]
         own = None if fits is None else _own_networks(network, [fits.get(row) for row in rows])
         found |= dict(zip(rows, decode_pairs(network, pairs, own), strict=True))
         for index, _ in group:

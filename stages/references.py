@@ -2,9 +2,11 @@
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +18,11 @@ from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.stages import store
 from s3pot_batch.stages.attempts import Attempts
 from s3pot_batch.stages.base import ShardResult, StageContext
+from s3pot_batch.stages.beside import ahead, shared
 from s3pot_batch.stages.errors import ConfigError, ItemError, RetryableError, ShardError
 from s3pot_batch.stages.images import Photo, decode_photo
 from s3pot_batch.stages.method.alignment import Alignment, NotAFace
-from s3pot_batch.stages.method.faces import Hint, ParsedFace
+from s3pot_batch.stages.method.faces import Hint, ParsedFace, Search
 from s3pot_batch.stages.method.pairs import Pair
 from s3pot_batch.stages.method.stage_one import ReferencedFace, StageOne
 from s3pot_batch.stages.models.memory import device_full
@@ -89,18 +92,11 @@ def _worked_on(
     """Outcomes of some photos by their numbers, and arrays by Zarr row."""
     at_once = context.faces_at_once
     outcomes: dict[int, Outcome] = {}
-    found: list[_Found] = []
-    for item in items:
-        attempts.begin(item.index)
-        outcomes[item.index], faces = _find(item, stage_one)
-        found += [_Found(item, slot, face) for slot, face in enumerate(faces)]
-        if not faces:
-            attempts.came_through(item.index)
-            context.headway.add(1)
     values: dict[int, Mapping[str, NDArray[np.generic]]] = {}
-    for start in range(0, len(found), at_once):
-        group = found[start : start + at_once]
-        attempts.begin(*{one.item.index for one in group})
+    looked_at: set[int] = set()
+
+    def refer(group: Sequence[_Found], rest: Sequence[_Found]) -> None:
+        attempts.begin(*looked_at, *{one.item.index for one in group})
         for one, face in zip(group, _referred(group, stage_one), strict=True):
             index = one.item.index
             if isinstance(face, Exception):
@@ -109,10 +105,64 @@ def _worked_on(
                 values[one.row] = _arrays(face)
                 faces_so_far = outcomes[index].faces
                 outcomes[index] = replace(outcomes[index], faces=(*faces_so_far, _described(one.row, face)))
-        through = {one.item.index for one in group} - {one.item.index for one in found[start + at_once :]}
+        through = {one.item.index for one in group} - {one.item.index for one in rest}
         attempts.came_through(*through)
         context.headway.add(len(through))
+
+    waiting: list[_Found] = []
+    with closing(_looks(items, stage_one, attempts, context, looked_at)) as looks:
+        # beside a card there is more to look at meanwhile; on a CPU one step comes after the other
+        for item, outcome, faces in looks if context.device != "cpu" else [*looks]:
+            outcomes[item.index] = outcome
+            waiting += [_Found(item, slot, face) for slot, face in enumerate(faces)]
+            while len(waiting) >= at_once:
+                group, waiting = waiting[:at_once], waiting[at_once:]
+                refer(group, waiting)
+    while waiting:
+        group, waiting = waiting[:at_once], waiting[at_once:]
+        refer(group, waiting)
     return outcomes, values
+
+
+Look = tuple[PlannedItem, Outcome, list[ParsedFace]]
+"""A photo with what is known of it before its references are there, and its faces."""
+
+
+def _looks(
+    items: Sequence[PlannedItem], stage_one: StageOne, attempts: Attempts, context: StageContext, looked_at: set[int]
+) -> Generator[Look]:
+    """All photos in order, decoded, their faces aligned and parsed: on a card in batches, ahead of who asks for them.
+
+    ``looked_at`` holds those that are looked at just now.
+    """
+
+    def batches() -> Iterator[Sequence[PlannedItem]]:
+        for start in range(0, len(items), context.faces_at_once):
+            batch = items[start : start + context.faces_at_once]
+            looked_at.update(item.index for item in batch)
+            attempts.begin(*looked_at)
+            yield batch
+
+    with shared(context.device) as each, closing(
+        ahead(lambda batch: _looked_at(batch, stage_one, each), batches(), context.device)
+    ) as found:  # fmt: skip
+        for looks in found:
+            looked_at.difference_update(item.index for item, _, _ in looks)
+            for item, outcome, faces in looks:
+                if not faces:
+                    attempts.came_through(item.index)
+                    context.headway.add(1)
+                yield item, outcome, faces
+
+
+def _looked_at(batch: Sequence[PlannedItem], stage_one: StageOne, each: Callable[..., Iterable[Any]]) -> list[Look]:
+    started = time.perf_counter()
+    found = stage_one.together([_find(item, stage_one) for item in batch], each)
+    seconds = (time.perf_counter() - started) / len(batch)
+    return [
+        (item, outcome if item.problem else replace(outcome, seconds=seconds), faces)
+        for item, (outcome, faces) in zip(batch, found, strict=True)
+    ]
 
 
 def _referred(group: Sequence[_Found], stage_one: StageOne) -> list[ReferencedFace | Exception]:
@@ -136,9 +186,8 @@ def _failed(outcome: Outcome, error: Exception) -> Outcome:
     return replace(outcome, status="failed", error_type=type(error).__name__, error=one_line(error, 500), faces=())
 
 
-def _find(item: PlannedItem, stage_one: StageOne) -> tuple[Outcome, list[ParsedFace]]:
+def _find(item: PlannedItem, stage_one: StageOne) -> Search[tuple[Outcome, list[ParsedFace]]]:
     """Decode one photo and align its faces; what goes wrong becomes the photo's status and reason."""
-    started = time.perf_counter()
     if item.problem:
         kind, _, reason = item.problem.partition(": ")
         return Outcome(item.index, item.image_id, "failed", kind, reason), []
@@ -152,7 +201,7 @@ def _find(item: PlannedItem, stage_one: StageOne) -> tuple[Outcome, list[ParsedF
         photo = decode_photo(content, item.image, stage_one.settings.faces.max_pixels)
         del content
         outcome = replace(outcome, height=photo.shape[0], width=photo.shape[1])
-        faces = _faces_of(item, photo, stage_one)
+        faces = yield from _faces_of(item, photo, stage_one)
     except Exception as error:
         if not _of_a_photo(error):
             raise
@@ -160,7 +209,7 @@ def _find(item: PlannedItem, stage_one: StageOne) -> tuple[Outcome, list[ParsedF
     most = stage_one.settings.faces.max_faces
     if faces:
         outcome = replace(outcome, status="ok", faces_left_out=max(len(faces) - most, 0))
-    return replace(outcome, seconds=time.perf_counter() - started), faces[:most]
+    return outcome, faces[:most]
 
 
 def _changed(location: str) -> int | None:
@@ -171,7 +220,7 @@ def _changed(location: str) -> int | None:
         return None
 
 
-def _faces_of(item: PlannedItem, photo: Photo, stage_one: StageOne) -> list[ParsedFace]:
+def _faces_of(item: PlannedItem, photo: Photo, stage_one: StageOne) -> Search[list[ParsedFace]]:
     height, width = photo.shape[:2]
     for name, kind, points in (("bbox", BadBox, item.bbox), ("landmarks", BadLandmarks, item.landmarks)):
         if points and outside(points, height, width):
@@ -179,7 +228,7 @@ def _faces_of(item: PlannedItem, photo: Photo, stage_one: StageOne) -> list[Pars
             raise kind(f"{item.image}: its {name} {list(points)} {where}; correct the manifest's {name}")
     landmarks = np.array(item.landmarks).reshape(5, 2) if item.landmarks else None
     try:
-        return stage_one.find(photo, Hint(item.bbox, landmarks))
+        return (yield from stage_one.search(photo, Hint(item.bbox, landmarks)))
     except NotAFace as error:
         raise BadLandmarks(f"{item.image}: {error}; correct the manifest's landmarks") from error
 

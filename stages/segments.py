@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome, read_outcomes
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.stages.base import ShardResult, StageContext
+from s3pot_batch.stages.beside import shared
 from s3pot_batch.stages.decoded import read_decoded
 from s3pot_batch.stages.method.masks import FaceMask, draw, paste, ratio
 from s3pot_batch.stages.references import alignment_of, read_pair
@@ -29,14 +30,20 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
     """Draw the masks of a shard's faces, which must have been decoded."""
     settings, masks, answers = context.settings.segments, dict[int, FaceMask](), list[Outcome]()
     refiner = context.models.refiner if settings.refine else None
-    for outcome in read_outcomes(context.run, "decoded", items[0].shard):
-        began = time.perf_counter()
+
+    def drawn(outcome: Outcome) -> tuple[Outcome, dict[int, FaceMask]]:
+        began, own = time.perf_counter(), dict[int, FaceMask]()
         for face in outcome.faces:
             pair, decoded = read_pair(context.run, face.row), read_decoded(context.run, face.row)
-            masks[face.row] = draw(pair, decoded, settings, refiner)
+            own[face.row] = draw(pair, decoded, settings, refiner)
         seconds = outcome.seconds + (time.perf_counter() - began if outcome.faces else 0)
-        answers.append(replace(answer(outcome, masks, settings.threshold), seconds=seconds))
-        context.headway.add(1)
+        return replace(answer(outcome, own, settings.threshold), seconds=seconds), own
+
+    with shared(context.device) as each:
+        for one, own in each(drawn, read_outcomes(context.run, "decoded", items[0].shard)):
+            answers.append(one)
+            masks |= own
+            context.headway.add(1)
     return ShardResult(answers, {row: _arrays(mask) for row, mask in masks.items()})
 
 

@@ -12,6 +12,7 @@ from s3pot_batch.manifests.outcomes import read_outcomes
 from s3pot_batch.manifests.plan import PlannedItem
 from s3pot_batch.stages import store
 from s3pot_batch.stages.base import ShardResult, StageContext
+from s3pot_batch.stages.beside import ahead
 from s3pot_batch.stages.method.masks import prompt_map
 from s3pot_batch.stages.method.network import S3POT, Prompted
 from s3pot_batch.stages.method.pairs import EncodedPair, encode_pairs
@@ -47,9 +48,12 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
     faces = [(outcome.index, face.row) for outcome in outcomes for face in outcome.faces]
     values: dict[int, Mapping[str, NDArray[np.generic]]] = {}
     seconds = dict.fromkeys((outcome.index for outcome in outcomes), 0.0)
-    for start in range(0, len(faces), context.faces_at_once):
-        group, began = faces[start : start + context.faces_at_once], time.perf_counter()
-        found = encode_pairs(network, [read_pair(context.run, row) for _, row in group])
+    at_once = context.faces_at_once
+    groups = [faces[start : start + at_once] for start in range(0, len(faces), at_once)]
+    read = ahead(lambda group: [read_pair(context.run, row) for _, row in group], groups, context.device)
+    for group in groups:
+        began = time.perf_counter()
+        found = encode_pairs(network, next(read))
         values |= {row: cached(one) for (_, row), one in zip(group, found, strict=True) if one is not None}
         for index, _ in group:
             seconds[index] += (time.perf_counter() - began) / len(group)

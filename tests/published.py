@@ -97,3 +97,35 @@ def write_ip_adapter(pipeline: Path) -> None:
         for part in "kv":
             state[f"ip_adapter.{2 * n + 1}.to_{part}_ip.weight"] = torch.randn(inner, width)
     save_file(state, folder / IP_ADAPTER)
+
+
+LORA = "lcm-lora-sdv1-5.safetensors"
+ADAPTED = (
+    "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2",
+    "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj",
+)  # fmt: skip
+"""What latent consistency's LoRAs adapt of a UNet (diffusers' ``train_lcm_distill_lora_sd_wds.py``)."""
+
+
+def write_lora(pipeline: Path, rank: int = 4, alpha: float = 2.0) -> dict[str, torch.Tensor]:
+    """As ``latent-consistency/lcm-lora-sdv1-5``: kohya's names, half precision, and a scale of alpha / rank.
+
+    Returns:
+        What it adds to the UNet's weights, by their names.
+    """
+    unet = UNet2DConditionModel.from_pretrained(pipeline / "unet", low_cpu_mem_usage=False)
+    state: dict[str, torch.Tensor] = {}
+    added: dict[str, torch.Tensor] = {}
+    for name, layer in unet.named_modules():
+        if not name.endswith(ADAPTED):
+            continue
+        wide, *kernel = layer.weight.shape[1:]
+        down = torch.randn(rank, wide, *kernel).half()
+        up = torch.randn(layer.weight.shape[0], rank, *(1 for _ in kernel)).half()
+        key = "lora_unet_" + name.replace(".", "_")
+        state |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
+        product = up.float().flatten(1) @ down.float().flatten(1)
+        added[f"{name}.weight"] = alpha / rank * product.view_as(layer.weight)
+    (pipeline / "lora").mkdir()
+    save_file({name: one.half() for name, one in state.items()}, pipeline / "lora" / LORA)
+    return added

@@ -1,5 +1,6 @@
 """Feature Enhancement (FE): token contrast, an initial prompt, and prompt-conditioned features. Nothing is trained."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,8 @@ def enhance(
 ) -> Enhanced:
     """Contrast the tokens, prompt with the best-agreeing one, and let the decoder's transformer attend to it.
 
+    The same as :func:`enhance_all` of one pair.
+
     Args:
         segmenter: the frozen segmenter.
         raw: C×T×T tokens E(I); channels of finer maps are not compared.
@@ -51,19 +54,35 @@ def enhance(
     Raises:
         ValueError: no token lies inside M.
     """
-    if not inside.any():
+    [found] = enhance_all(segmenter, [(raw, reference, inside)], conditioned=conditioned)
+    return found
+
+
+def enhance_all(
+    segmenter: Segmenter, pairs: Sequence[tuple[Tensor, Tensor, Tensor]], *, conditioned: bool = True
+) -> list[Enhanced]:
+    """FE of one or more pairs (raw, reference, inside), whose 2B pictures the transformer sees as one batch."""
+    if not all(inside.any() for _, _, inside in pairs):
         raise ValueError("the face region holds no token")
     compared = slice(segmenter.shape.channels)
-    contrast = F.cosine_similarity(raw[compared], reference[compared], dim=0)
+    contrasts = [F.cosine_similarity(raw[compared], reference[compared], dim=0) for raw, reference, _ in pairs]
+    initials = [_agreeing(contrast, inside) for contrast, (_, _, inside) in zip(contrasts, pairs, strict=True)]
+    both = torch.stack([tokens for raw, reference, _ in pairs for tokens in (raw, reference)])
+    if conditioned:
+        features = attended(segmenter, both, torch.stack(initials).repeat_interleave(2, dim=0))
+    else:
+        features = both[:, compared].flatten(2).transpose(1, 2)
+    return [Enhanced(*one) for one in zip(contrasts, initials, features[::2], features[1::2], strict=True)]
+
+
+def _agreeing(contrast: Tensor, inside: Tensor) -> Tensor:
+    """2 float32: the centre of the token inside M, of T×T, at which photo and reference agree best."""
     best = contrast.masked_fill(~inside, -torch.inf).argmax()
-    initial = token_centres(raw.shape[-1], raw.device)[best[None]][0]  # by a number, the host would wait for it
-    both = torch.stack([raw, reference])
-    features = attended(segmenter, both, initial) if conditioned else both[:, compared].flatten(2).transpose(1, 2)
-    return Enhanced(contrast, initial, features[0], features[1])
+    return token_centres(contrast.shape[-1], contrast.device)[best[None]][0]  # by a number, the host would wait for it
 
 
-def attended(segmenter: Segmenter, tokens: Tensor, point: Tensor) -> Tensor:
-    """B×C×T×T tokens and one positive point (x, y in 0..1) → B×T²×C prompt-conditioned features."""
+def attended(segmenter: Segmenter, tokens: Tensor, points: Tensor) -> Tensor:
+    """B×C×T×T tokens and a positive point (x, y in 0..1) for each or for all → B×T²×C prompt-conditioned features."""
     b = len(tokens)
-    prompts = segmenter.embed_points(point.expand(b, 1, 2), point.new_ones(b, 1))
+    prompts = segmenter.embed_points(points.reshape(-1, 1, 2).expand(b, 1, 2), points.new_ones(b, 1))
     return segmenter.attend(tokens, prompts)

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.method.enhancement import enhance, token_centres, token_region
-from s3pot_batch.stages.method.selection import Prompts, select_prompts
+from s3pot_batch.stages.method.enhancement import enhance_all, token_centres, token_region
+from s3pot_batch.stages.method.selection import Prompts, select_all
 from s3pot_batch.stages.models.protocols import Adapter, Segmenter
 from s3pot_batch.stages.settings import SegmentSettings
 
@@ -73,12 +73,19 @@ class S3POT(nn.Module):
         Raises:
             ValueError: M is smaller than a token.
         """
-        inside = token_region(region, raw.shape[-1])
-        enhanced = enhance(self.segmenter, raw, reference, inside, conditioned=self.settings.enhance)
-        prompts = select_prompts(
-            enhanced, inside, min_similarity=self.settings.min_similarity, reach=self.settings.reach
-        )
-        return Prompted(raw, enhanced.contrast, prompts)
+        [found] = self.prompt_all([(raw, reference, region)])
+        return found
+
+    @torch.no_grad()
+    def prompt_all(self, pairs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> list[Prompted]:
+        """:meth:`prompt` of one or more pairs (raw, reference, region), as one batch."""
+        asked = self.settings
+        insides = [token_region(region, raw.shape[-1]) for raw, _, region in pairs]
+        given = [(raw, reference, inside) for (raw, reference, _), inside in zip(pairs, insides, strict=True)]
+        enhanced = enhance_all(self.segmenter, given, conditioned=asked.enhance)
+        prompts = select_all(enhanced, insides, min_similarity=asked.min_similarity, reach=asked.reach)
+        each = zip(pairs, enhanced, prompts, strict=True)
+        return [Prompted(raw, one.contrast, some) for (raw, _, _), one, some in each]
 
     def forward(self, batch: Sequence[Prompted]) -> list[Segmentation]:
         """Re-weight the prompts and decode one mask per image; as many prompts per image as it has."""

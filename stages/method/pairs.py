@@ -40,14 +40,13 @@ def encode_pair(network: S3POT, pair: Pair) -> EncodedPair | None:
 
 
 def encode_pairs(network: S3POT, pairs: Sequence[Pair]) -> list[EncodedPair | None]:
-    """The same of one or more pairs, whose 2B pictures are encoded as one batch."""
+    """The same of one or more pairs, whose 2B pictures are encoded as one batch, and prompted as one."""
     pictures = np.stack([picture for pair in pairs for picture in (pair.raw, pair.reference)])
     tokens = network.segmenter.encode(torch.from_numpy(pictures))
-    each = zip(tokens[::2], tokens[1::2], pairs, strict=True)
-    return [_encoded(network, raw, reference, torch.from_numpy(pair.region)) for raw, reference, pair in each]
-
-
-def _encoded(network: S3POT, raw: Tensor, reference: Tensor, region: Tensor) -> EncodedPair | None:
-    if not token_region(region, raw.shape[-1]).any():
-        return None
-    return EncodedPair(raw, reference, network.prompt(raw, reference, region.to(raw.device)))
+    regions = [torch.from_numpy(pair.region) for pair in pairs]
+    some = [n for n, region in enumerate(regions) if token_region(region, tokens.shape[-1]).any()]
+    given = [(tokens[2 * n], tokens[2 * n + 1], regions[n].to(tokens.device)) for n in some]
+    prompted = dict(zip(some, network.prompt_all(given) if given else [], strict=True))
+    return [
+        EncodedPair(tokens[2 * n], tokens[2 * n + 1], prompted[n]) if n in prompted else None for n in range(len(pairs))
+    ]

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from s3pot_batch.stages.method.alignment import AlignedFace
 from s3pot_batch.stages.method.region import enlarged, face_region
@@ -14,6 +16,18 @@ from s3pot_batch.stages.models.taxonomy import Taxonomy
 
 MOST = 512
 """Side at which a parser looks at larger frames: FaRL sees 448 pixels, and a class each for 19 maps takes its time."""
+
+
+@dataclass(frozen=True)
+class ParseMaps:
+    """All that is asked of one face's K probability maps, s×s each."""
+
+    labels: NDArray[np.uint8]
+    """The likeliest class."""
+    surest: NDArray[np.float32]
+    """Its probability."""
+    face: NDArray[np.float32]
+    """The probability of all classes of the face region together."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class FaceParser:
     def __init__(self, parser: Parser, classes: Sequence[str], *, complete: bool = False) -> None:
         self.parser = parser
         self.complete = complete
-        self.ids = parser.taxonomy.ids(classes)
+        self.ids = list(parser.taxonomy.ids(classes))
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -48,21 +62,40 @@ class FaceParser:
         return self.parser.taxonomy
 
     def parse(self, faces: Sequence[AlignedFace]) -> list[Parsed]:
-        """Parse faces as one batch, at ``MOST`` pixels if the frame is larger; nothing outside the photo is in M."""
+        """Parse faces, of one photo or of several, as one batch; nothing outside the photo is in M."""
+        return [self.parsed(maps, face) for maps, face in zip(self.maps(faces), faces, strict=True)]
+
+    def maps(self, faces: Sequence[AlignedFace]) -> list[ParseMaps]:
+        """The parser's own part of :meth:`parse`, at ``MOST`` pixels if the frame is larger."""
         frames, landmarks = np.stack([face.raw for face in faces]), np.stack([face.landmarks for face in faces])
         side = frames.shape[1]
         if side > MOST:
             frames = np.stack([cv2.resize(one, (MOST, MOST), interpolation=cv2.INTER_AREA) for one in frames])
         found = self.parser.parse(frames, landmarks * (frames.shape[1] / side))
-        return [self._parsed(one, face.inside) for one, face in zip(found, faces, strict=True)]
+        if isinstance(found, Tensor) and found.device.type != "cpu":
+            return self._reduced(found)
+        # in NumPy, whose order of sums decides last bits
+        return [
+            ParseMaps(maps.argmax(0).astype(np.uint8), maps.max(0), maps[self.ids].sum(0))
+            for maps in np.asarray(found, np.float32)
+        ]
 
-    def _parsed(self, probabilities: NDArray[np.float32], there: NDArray[np.bool_]) -> Parsed:
-        side, size = len(there), len(probabilities[0])
-        region = face_region(probabilities, self.ids, complete=self.complete)
-        inside = probabilities.max(0)[region & _drawn(there.view(np.uint8), size).astype(bool)]
+    @torch.inference_mode()
+    def _reduced(self, found: Tensor) -> list[ParseMaps]:
+        """The same on the maps' device: B×K×s×s."""
+        surest, labels = found.max(1)
+        every = (one.cpu().numpy() for one in (labels.byte(), surest, found[:, self.ids].sum(1)))
+        return [ParseMaps(*maps) for maps in zip(*every, strict=True)]
+
+    def parsed(self, maps: ParseMaps, face: AlignedFace) -> Parsed:
+        """The processor's part of :meth:`parse`, which takes the time of one core: M, at the frame's own size."""
+        there = face.inside
+        side, size = len(there), len(maps.labels)
+        region = face_region(maps.face, complete=self.complete)
+        inside = maps.surest[region & _drawn(there.view(np.uint8), size).astype(bool)]
         confidence = float(inside.mean()) if inside.size else 0.0
         region = enlarged(region, side) if size < side else region
-        return Parsed(_drawn(probabilities.argmax(0).astype(np.uint8), side), region & there, confidence)
+        return Parsed(_drawn(maps.labels, side), region & there, confidence)
 
 
 def _drawn(labels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

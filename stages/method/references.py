@@ -44,6 +44,8 @@ class ReferenceGenerator:
             B×S×S×3 uint8 RGB.
         """
         runs = [self._once(faces, [(*name, k) for name in names]) for k in range(self.settings.seeds)]
+        if len(runs) == 1:
+            return runs[0]
         return np.asarray(np.mean(runs, axis=0).round(), np.uint8)
 
     def _once(self, faces: Sequence[ParsedFace], names: Sequence[tuple[object, ...]]) -> NDArray[np.uint8]:
@@ -62,20 +64,24 @@ class ReferenceGenerator:
         if self.taxonomy.skin:
             skin[worn] = self.taxonomy.ids(self.taxonomy.skin)[0]
 
-        def fill(number: int, photos: NDArray[np.uint8], holes: NDArray[np.bool_]) -> NDArray[np.uint8]:
-            seeds = [generator(self.seed, *name, number) for name in names]
-            asked = Inpainting(photos, skin, holes, number > 1, self.taxonomy)
-            return self.inpainter.inpaint(asked, self.settings, seeds)
+        def fill(number: int, which: NDArray[np.intp], photos: NDArray[np.uint8], holes: NDArray[np.bool_]) -> None:
+            """Have some of the photos filled in, in place."""
+            seeds = [generator(self.seed, *names[n], number) for n in which]
+            asked = Inpainting(photos[which], skin[which], holes[which], number > 1, self.taxonomy)
+            photos[which] = self.inpainter.inpaint(asked, self.settings, seeds)
 
-        blind = fill(1, raw, holes)
-        covered = np.stack([dilated(one, margin) for one in worn])
+        blind = raw.copy()
+        fill(1, np.arange(len(faces)), blind, holes)
+        covered = np.stack([dilated(one, margin) if one.any() else one for one in worn])
         base = blind
         if self.settings.passes > 1:
             covered |= np.stack([differs(*pair, self.settings) for pair in zip(raw, blind, strict=True)])
             base = raw
-        elif not (holes & covered).any():
-            return blind
-        return fill(2, base, holes & covered)
+        covered &= holes
+        again = np.flatnonzero(covered.any((1, 2)))  # most faces wear nothing
+        if again.size:
+            fill(2, again, base, covered)
+        return base
 
 
 def differs(raw: NDArray[np.uint8], reference: NDArray[np.uint8], settings: ReferenceSettings) -> NDArray[np.bool_]:

@@ -1,7 +1,5 @@
 """The parsed face region M: where the face is, and would be seen if nothing were in front of it."""
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -20,23 +18,19 @@ LARGE = 16
 """Radius in pixels from which a disc is no longer laid over every pixel: that takes time with its square."""
 
 
-def face_region(
-    probabilities: NDArray[np.float32], classes: Sequence[int], *, complete: bool = False
-) -> NDArray[np.bool_]:
+def face_region(likely: NDArray[np.float32], *, complete: bool = False) -> NDArray[np.bool_]:
     """Complete the parsed face parts into one region without holes.
 
     A parser that leaves a hole where a hand is would hide that hand from the method, so gaps that the face encloses
     or nearly encloses are closed.
 
     Args:
-        probabilities: K×S×S class probabilities.
-        classes: ids of the classes that belong to the face.
+        likely: S×S, the probability that a pixel belongs to the face, be it to any of its parts.
         complete: ``CORE`` belongs to it, too: a parser that is not amodal leaves out what is covered at the border.
 
     Returns:
         S×S bool; all false when no part of a face was parsed.
     """
-    likely = probabilities[list(classes)].sum(0)
     side = likely.shape[0]
     if side <= BOUND:
         return _closed(likely > 0.5, complete=complete)

@@ -1,14 +1,14 @@
 """Stage one of the method, from a photo to the references of its faces."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from s3pot_batch.stages.method.alignment import AlignedFace
-from s3pot_batch.stages.method.faces import NOTHING, FaceFinder, Hint, ParsedFace
+from s3pot_batch.stages.method.faces import NOTHING, Answer, FaceFinder, Hint, ParsedFace, Search, together
 from s3pot_batch.stages.method.pairs import Pair
 from s3pot_batch.stages.method.parsing import FaceParser, Parsed
 from s3pot_batch.stages.method.references import ReferenceGenerator
@@ -48,6 +48,19 @@ class StageOne:
             NotAFace: the landmarks of ``hint`` do not span a face.
         """
         return self.finder.find(photo, hint)
+
+    def search(self, photo: NDArray[np.uint8], hint: Hint = NOTHING) -> Search[list[ParsedFace]]:
+        """:meth:`find`, as a search for :meth:`together`."""
+        return self.finder.search(photo, hint)
+
+    def together(self, searches: Sequence[Search[Answer]], each: Callable[..., Iterable[Any]] = map) -> list[Answer]:
+        """The answers of searches over several photos, whose faces are parsed in common batches.
+
+        Args:
+            searches: that ask for faces to be parsed, as :meth:`search` does.
+            each: ``map``, or that of an executor, whose threads then share the processor's part.
+        """
+        return together(searches, self.parser, each)
 
     def refer(self, faces: Sequence[ParsedFace], names: Sequence[tuple[object, ...]]) -> list[ReferencedFace]:
         """Generate the references of faces, as one batch.

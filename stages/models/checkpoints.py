@@ -16,6 +16,8 @@ EMBEDDED = Path(__file__).parent / "weights"
 PREFIX, PACKAGE = "embedded:", "package:"
 UNREAD, PICKLED = {".md", ".part", ".lock"}, {".bin", ".pth", ".pt", ".ckpt", ".msgpack"}
 """Suffixes of what lies in a folder of weights and is not loaded; and of what is not, where safetensors are."""
+OPTIONAL = frozenset({"ip_adapter", "lora"})
+"""Folders in a folder of weights that are loaded only where the option of the same name says what of them."""
 
 
 def weights_path(spec: PartSpec) -> Path:
@@ -50,24 +52,31 @@ def _in_package(module: str, sha256: str) -> Path:
 def weights_digest(spec: PartSpec) -> str:
     """SHA-256 of a part's weights; of a folder, that of its files' names and contents. Empty: no weights.
 
-    A folder's files are those that are loaded: no hidden ones (caches), no cards, and no pickle beside safetensors.
+    A folder's files are those that are loaded: no hidden ones (caches), no cards, no pickle beside safetensors, and
+    nothing that another profile over the same folder has asked for.
     """
-    return _digest(weights_path(spec)) if spec.weights else ""
+    return _digest(weights_path(spec), left_out(spec)) if spec.weights else ""
+
+
+def left_out(spec: PartSpec) -> frozenset[str]:
+    """Those of the ``OPTIONAL`` folders that a part does not ask for."""
+    return OPTIONAL - {name for name, value in spec.options if value}
 
 
 @cache
-def _digest(path: Path) -> str:
+def _digest(path: Path, without: frozenset[str] = frozenset()) -> str:
     if path.is_file():
         return file_digest(path)
     whole = hashlib.sha256()
-    for file in loaded_files(path):
+    for file in loaded_files(path, without):
         whole.update(f"{file.relative_to(path).as_posix()} {file_digest(file)}\n".encode())
     return whole.hexdigest()
 
 
-def loaded_files(folder: Path) -> list[Path]:
-    """The files of a folder of weights that decide what is loaded, in order."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+def loaded_files(folder: Path, without: frozenset[str] = frozenset()) -> list[Path]:
+    """The files of a folder of weights that decide what is loaded, in order; none of some folders in there."""
+    every = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    files = [file for file in every if file.relative_to(folder).parts[0] not in without]
     safe = {file.parent for file in files if file.suffix == ".safetensors"}
     return [
         file

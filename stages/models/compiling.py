@@ -25,6 +25,9 @@ class BatchSizes:
         size = (
             min((size for size in self.known if count <= size <= 2 * count), default=count) if self.compiled else count
         )
-        self.known.discard(size)
-        yield size
+        try:
+            yield size
+        except BaseException:
+            self.known.discard(size)
+            raise
         self.known.add(size)

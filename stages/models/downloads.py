@@ -15,6 +15,7 @@ from s3pot_batch.stages.models.checkpoints import (
     PACKAGE,
     PREFIX,
     file_digest,
+    left_out,
     loaded_files,
     weights_digest,
     weights_path,
@@ -66,16 +67,18 @@ def _wrong(spec: PartSpec) -> list[str]:
     """What lacks of a part, what is garbage, and what is not what was fetched."""
     path = weights_path(spec)
     wanted = {} if spec.weights.startswith(PREFIX) else sources(spec)
-    there = sorted({*wanted, *([path] if path.is_file() else loaded_files(path))})
+    there = sorted({*wanted, *([path] if path.is_file() else loaded_files(path, left_out(spec)))})
     locked, wrong = read_lock(path.parent), list[str]()
     for file in there:
-        pinned = locked.get(_key(file, path))
+        published = wanted[file].sha256 if file in wanted else ""
+        pinned = published or locked.get(_key(file, path))
         if not file.exists():
             wrong.append(f"{file}: missing; fetch it with: s3pot-batch models pull")
         elif problem := unreadable(file):
             wrong.append(f"{file}: {problem}")
         elif pinned and pinned != file_digest(file):
-            wrong.append(f"{file}: hashes to {file_digest(file)}, not to {pinned} as in {path.parent / LOCK}")
+            where = "published" if published else f"in {path.parent / LOCK}"
+            wrong.append(f"{file}: hashes to {file_digest(file)}, not to {pinned} as {where}")
     return wrong
 
 
@@ -139,7 +142,7 @@ def _pull_part(part: str, spec: PartSpec, *, offline: bool, mirror: str, pulled:
             continue
         try:
             digest = _fetch(source, file, f"{mirror.rstrip('/')}/{key}" if mirror else "")
-            _accept(file, spec.sha256 if file == path else "", key, digest, path.parent)
+            _accept(file, spec.sha256 if file == path else source.sha256, key, digest, path.parent)
         except Exception as error:  # noqa: BLE001 — whatever a network's library throws; the other files go on
             pulled.failed.append(f"{part}: {key} from {mirror or source.name}: {one_line(error)}")
             pulled.hub_lost |= bool(source.repo) and not mirror and _unreached(error)

@@ -42,8 +42,11 @@ class Parser(Protocol):
     def taxonomy(self) -> Taxonomy:
         """What its classes are."""
 
-    def parse(self, frames: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> NDArray[np.float32]:
-        """B×S×S×3 uint8 RGB and B×5×2 landmarks in frame pixels → B×K×S×S class probabilities."""
+    def parse(self, frames: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> NDArray[np.float32] | Tensor:
+        """B×S×S×3 uint8 RGB and B×5×2 landmarks in frame pixels → B×K×S×S float32 class probabilities.
+
+        A tensor stays on its device until it is three maps: K of them take longer to copy than to make.
+        """
 
 
 @dataclass(frozen=True)

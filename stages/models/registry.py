@@ -9,6 +9,7 @@ such a module.
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -28,6 +29,8 @@ Part = TypeVar("Part")
 HERE = "s3pot_batch.stages.models"
 REQUIRED = {"parser": ("TAXONOMY",), "segmenter": ("token_shape",), "adapter": ("untrained", "save")}
 """What the module of a part's implementation holds besides ``build``: all that is asked before weights are loaded."""
+LOADING = RLock()
+"""Two shards of one worker want the same models, and each is to be loaded once."""
 
 
 class Registry(Generic[Part]):
@@ -74,15 +77,16 @@ class Registry(Generic[Part]):
             ConfigError: unknown kind, missing weights, or weights that do not fit. That memory ran out, or that the
                 device fails, is no fault of the weights and stays the error that it is.
         """
-        if (spec, device) not in self._loaded:
-            self._loaded[spec, device] = self._built(spec, device)
-        return self._loaded[spec, device]
+        with LOADING:
+            if (spec, device) not in self._loaded:
+                self._loaded[spec, device] = self._built(spec, device)
+            return self._loaded[spec, device]
 
     def _built(self, spec: PartSpec, device: str) -> Part:
         build = cast("Callable[..., Part]", self.module(spec.kind).build)
         weights = self._path(spec) if spec.weights else None
         try:
-            return build(weights, device, spec.dtype, **dict(spec.options))
+            return _settled(build(weights, device, spec.dtype, **dict(spec.options)), device)
         except (RuntimeError, TypeError, KeyError) as error:
             from torch import AcceleratorError
 
@@ -109,6 +113,15 @@ REFINERS: "Registry[Refiner]" = Registry("refiner")
 REGISTRIES: "Mapping[str, Registry[Any]]" = {
     registry.part: registry for registry in (DETECTORS, PARSERS, INPAINTERS, SEGMENTERS, ADAPTERS, REFINERS)
 }
+
+
+def _settled(part: Part, device: str) -> Part:
+    """A part that is all there: another thread has a stream of its own, which waits for no kernel of this one's."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(device)
+    return part
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,8 @@ class Models:
     def adapter(self) -> "Adapter":
         """The trained layer between prompts and decoder."""
         if not self.profile.adapter.weights:
-            return _untrained(self.profile, self.device)
+            with LOADING:
+                return _untrained(self.profile, self.device)
         return ADAPTERS.load(self.profile.adapter, self.device)
 
     @property

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from s3pot_batch.stages.models.profiles import PartSpec
 
-SAM, FARL, STABLE, CONTROL, ADAPTER = (
+SAM, FARL, STABLE, CONTROL, ADAPTER, CONSISTENCY = (
     "Apache-2.0 (Segment Anything)",
     "FaRL: MIT; trained on CelebAMask-HQ, which is for non-commercial research",
     "CreativeML OpenRAIL-M (Stable Diffusion): its use restrictions hold for what you make, too",
     "OpenRAIL (ControlNet)",
     "Apache-2.0 (IP-Adapter)",
+    "CreativeML OpenRAIL++-M (LCM-LoRA): its use restrictions hold for what you make, too",
 )
 """What is shown before anything is fetched."""
 
@@ -24,6 +25,8 @@ class Source:
     url: str = ""
     repo: str = ""
     file: str = ""
+    sha256: str = ""
+    """Where its publisher's is known; else what was fetched first is trusted."""
 
     @property
     def name(self) -> str:
@@ -49,6 +52,13 @@ STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-inpainting"
 CONTROLNETS = {"inpaint": "lllyasviel/control_v11p_sd15_inpaint", "ade": "lllyasviel/control_v11p_sd15_seg"}
 """By the condition that each was trained on."""
 IP_ADAPTERS = "h94/IP-Adapter"
+LORAS: Mapping[str, Source] = {
+    "lcm-lora-sdv1-5.safetensors": Source(
+        CONSISTENCY, repo="latent-consistency/lcm-lora-sdv1-5", file="pytorch_lora_weights.safetensors",
+        sha256="8f90d840e075ff588a58e22c6586e2ae9a6f7922996ee6649a7f01072333afe4",
+    ),
+}  # fmt: skip
+"""By the name that the option ``lora`` gives them."""
 AS_THEY_ARE = (
     "scheduler/scheduler_config.json", "text_encoder/config.json", "tokenizer/merges.txt",
     "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json",
@@ -70,8 +80,11 @@ def sources(spec: PartSpec) -> dict[Path, Source]:
         return {path: FILES[path.name]}
     if spec.kind != "controlnet" or path.name != PIPELINE:
         return {}
-    options = dict(spec.options)
-    return {path / name: source for name, source in _pipeline(conditions(spec), str(options.get("ip_adapter", "")))}
+    options, lora = dict(spec.options), dict(spec.options).get("lora")
+    found = _pipeline(conditions(spec), str(options.get("ip_adapter", "")))
+    if lora in LORAS:  # another is somebody's own
+        found.append((f"lora/{lora}", LORAS[str(lora)]))
+    return {path / name: source for name, source in found}
 
 
 def conditions(spec: PartSpec) -> tuple[str, ...]:

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import save_file
 
 from s3pot_batch.stages.models.checkpoints import file_digest, weights_digest
-from s3pot_batch.stages.models.downloads import LOCK, download, pull, verify
+from s3pot_batch.stages.models.downloads import LOCK, download, licences, pull, verify
 from s3pot_batch.stages.models.profiles import PAPER, PROFILES, PartSpec, find_profile
 from s3pot_batch.stages.models.segmenters.sam_vit import build_vit_sam
-from s3pot_batch.stages.models.sources import CONTROLNETS, HALF, PIPELINE, STABLE_DIFFUSION, sources
+from s3pot_batch.stages.models.sources import CONTROLNETS, HALF, LORAS, PIPELINE, STABLE_DIFFUSION, sources
 from tests.pipeline.mirror import FARL, SAM, pulled_profile, write_mirror
+from tests.published import LORA, write_lora
 from tests.stages.conftest import TINY
 
 
@@ -153,6 +154,22 @@ def test_a_mirror_may_be_a_url(published, tmp_path):
     failed = pull(pulled_profile(tmp_path / "other"), offline=False, mirror=url).failed  # nobody serves it any more
     assert len(failed) == len(log)
     assert all("refused" in line for line in failed)
+
+
+def test_a_lora_is_another_profiles_file_and_pinned(published, tmp_path):
+    """What is pulled for one profile leaves the fingerprint of another over the same folder as it was."""
+    mirror = shutil.copytree(published, tmp_path / "mirror")
+    plain, few = (pulled_profile(tmp_path / "cache", more=more) for more in ("", f", lora = '{LORA}'"))
+    pull(plain, offline=True, mirror=str(mirror))
+    before = weights_digest(plain.inpainter)
+    assert "OpenRAIL++-M" in licences(few)[0]
+    write_lora(mirror / PIPELINE)
+    [refused] = pull(few, offline=True, mirror=str(mirror)).failed
+    assert f"not to {LORAS[LORA].sha256}" in refused  # it is random
+    shutil.copytree(mirror / PIPELINE / "lora", tmp_path / "cache" / PIPELINE / "lora", dirs_exist_ok=True)
+    assert [line.endswith("as published") for line in verify(few)] == [True]
+    assert verify(plain) == []
+    assert weights_digest(plain.inpainter) == before != weights_digest(few.inpainter)
 
 
 def pulling(folder):

@@ -18,6 +18,7 @@ from s3pot_batch.stages.attempts import HOPELESS, Attempts
 from s3pot_batch.stages.base import ShardTask, StageContext, run_task
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.alignment import Alignment
+from s3pot_batch.stages.method.parsing import FaceParser
 from s3pot_batch.stages.method.stage_one import StageOne
 from s3pot_batch.stages.models.profiles import EMBEDDED
 from s3pot_batch.stages.models.registry import Models
@@ -84,7 +85,8 @@ def test_a_photo_that_kills_its_process_is_left_out_and_its_neighbours_are_not(t
     assert not trying.exists()
 
 
-def test_of_a_process_that_dies_what_came_through_before_is_known(tmp_path, monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])  # the latter is to the stages a card
+def test_of_a_process_that_dies_what_came_through_before_is_known(tmp_path, monkeypatch, device):
     """Three photos of one face each; at the third one's reference the process ends."""
     refer, asked = StageOne.refer, []
 
@@ -98,7 +100,7 @@ def test_of_a_process_that_dies_what_came_through_before_is_known(tmp_path, monk
     Image.fromarray(load_portrait("astronaut")).save(tmp_path / "one.png")
     write_parquet(pa.table({"image": ["one.png"] * 3}), tmp_path / "in.parquet")
     items = make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=3, max_faces=1).shard(0)
-    context = StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f")
+    context = StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f", device=device, batch_size=1)
     stage_one, attempts = StageOne(context.models, context.settings), Attempts(tmp_path / "x.trying")
     with pytest.raises(SystemExit):
         references._worked_on(items, stage_one, attempts, context)
@@ -120,9 +122,10 @@ def test_whatever_a_photo_raises_is_its_own(tmp_path, monkeypatch, error):
     def raises(self, photo, hint):
         if photo[0, 0, 0] == 1:
             raise error
+        yield from ()
         return []
 
-    monkeypatch.setattr("s3pot_batch.stages.method.stage_one.StageOne.find", raises)
+    monkeypatch.setattr(StageOne, "search", raises)
     for value in (0, 1, 2):
         Image.fromarray(np.full((8, 9, 3), value, np.uint8)).save(tmp_path / f"{value}.png")
     write_parquet(pa.table({"image": ["0.png", "1.png", "2.png"]}), tmp_path / "in.parquet")
@@ -143,9 +146,10 @@ def test_whatever_a_photo_raises_is_its_own(tmp_path, monkeypatch, error):
 )
 def test_what_is_not_of_a_photo_is_not_blamed_on_it(tmp_path, monkeypatch, error):
     def raises(self, photo, hint):
+        yield from ()
         raise error
 
-    monkeypatch.setattr("s3pot_batch.stages.method.stage_one.StageOne.find", raises)
+    monkeypatch.setattr(StageOne, "search", raises)
     Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "0.png")
     write_parquet(pa.table({"image": ["0.png"]}), tmp_path / "in.parquet")
     plan = make_plan(read_manifest(tmp_path / "in.parquet"), shard_size=3, max_faces=1)
@@ -264,3 +268,47 @@ def test_a_given_box_is_searched_and_believed(many):
     assert [one.status for one in (beside, outside)] == ["no_face", "failed"]
     assert beside.error is None
     assert (outside.error_type, "lies outside the photo of 512×512 pixels" in outside.error) == ("BadBox", True)
+
+
+def test_beside_a_card_photos_are_found_in_batches_and_a_bad_one_costs_no_other(tmp_path, outcome, monkeypatch):
+    """``cpu:0`` is to torch the processor, and to the stages a device like any other."""
+    run, expected = outcome
+    maps, batches = FaceParser.maps, []
+
+    def noted(self, faces):
+        batches.append(len(faces))
+        return maps(self, faces)
+
+    monkeypatch.setattr(FaceParser, "maps", noted)
+    items = make_plan(read_manifest(run.parent / "in.parquet"), shard_size=6, max_faces=4).shard(0)
+    context = StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f", device="cpu:0", batch_size=5)
+    found = references.work(items, context)
+    assert batches[0] == 2  # of two photos
+    facts = [
+        [(one.status, one.error_type, one.error, one.content, len(one.faces)) for one in some]
+        for some in (found.outcomes, expected)
+    ]
+    assert facts[0] == facts[1]
+    assert list(found.arrays) == [0, 16]
+    assert context.headway.done == 6
+    for row, arrays in found.arrays.items():
+        pair = read_pair(run, row)
+        assert (arrays["raw"] == pair.raw).all()
+        assert np.abs(arrays["reference"].astype(int) - pair.reference).max() <= 1  # a batch rounds otherwise
+
+
+def test_a_face_that_the_parser_fails_at_is_its_photos(tmp_path, outcome, monkeypatch):
+    run, _ = outcome
+    maps = FaceParser.maps
+
+    def fails(self, faces):
+        if any((face.detection.landmarks.ravel() == MARKS).all() for face in faces):
+            raise IndexError("odd")
+        return maps(self, faces)
+
+    monkeypatch.setattr(FaceParser, "maps", fails)
+    items = make_plan(read_manifest(run.parent / "in.parquet"), shard_size=6, max_faces=4).shard(0)
+    context = StageContext(tmp_path, EMBEDDED, EMBEDDED.settings, "f", device="cpu:0", batch_size=6)
+    found = references.work(items, context)
+    assert [one.status for one in found.outcomes] == ["ok", "no_face", "failed", "failed", "failed", "failed"]
+    assert (found.outcomes[4].error_type, found.outcomes[4].error) == ("IndexError", "odd")

@@ -24,12 +24,12 @@ class Shown:
     """B×1×s×s, 1 where the photo is to be filled."""
 
     @classmethod
-    def at(cls, asked: Inpainting, size: int) -> "Shown":
-        """The photos drawn at ``size`` pixels; a cell of a smaller mask is hole if any of its pixels is."""
-        hole = torch.from_numpy(asked.holes)[:, None].float()
+    def at(cls, asked: Inpainting, size: int, device: torch.device) -> "Shown":
+        """The photos at ``size`` pixels, on the device; a cell of a smaller mask is hole if any of its pixels is."""
+        hole = torch.from_numpy(asked.holes).to(device)[:, None].float()
         smaller = size < asked.photos.shape[1]
         hole = F.adaptive_max_pool2d(hole, size) if smaller else F.interpolate(hole, size)
-        return cls(asked, resized(torch.from_numpy(asked.photos), size), hole)
+        return cls(asked, resized(torch.from_numpy(asked.photos).to(device), size), hole)
 
     @property
     def size(self) -> int:
@@ -45,7 +45,8 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 def parse(shown: Shown) -> Tensor:
     """The parse map in the colours of the parser's taxonomy: for a ControlNet that was trained on them."""
-    return resized(torch.from_numpy(shown.asked.taxonomy.colourise(shown.asked.parsing)), shown.size)
+    colours = torch.from_numpy(shown.asked.taxonomy.colourise(shown.asked.parsing))
+    return resized(colours.to(shown.photo.device), shown.size)
 
 
 def parse_and_photo(shown: Shown) -> Tensor:
@@ -64,8 +65,8 @@ def ade(shown: Shown) -> Tensor:
     """ADE20K's colours (``lllyasviel/control_v11p_sd15_seg``): to that data set a face is a person, and no more."""
     asked = shown.asked
     known = [name for name in asked.taxonomy.background if name in asked.taxonomy.classes]
-    behind = torch.from_numpy(asked.taxonomy.where(asked.parsing, known))[:, None]
-    colours = [torch.tensor(colour)[:, None, None] / 255 for colour in (BEHIND, PERSON)]
+    behind = torch.from_numpy(asked.taxonomy.where(asked.parsing, known))[:, None].to(shown.photo.device)
+    colours = [torch.tensor(colour, device=behind.device)[:, None, None] / 255 for colour in (BEHIND, PERSON)]
     return F.interpolate(
         torch.where(behind, colours[0], colours[1]), shown.size
     )  # nearest: a mixed colour is another class

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.compiling import BatchSizes
-from s3pot_batch.stages.models.inpainters._batched import BatchedPipeline
+from s3pot_batch.stages.models.inpainters._batched import BatchedPipeline, on_host
 from s3pot_batch.stages.models.inpainters._conditions import CONDITIONS, Shown, checked
 from s3pot_batch.stages.models.protocols import GREY, Inpainting
 from s3pot_batch.stages.settings import ReferenceSettings
@@ -30,6 +31,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, object]]] = {
 """diffusers' classes by the name that the setting gives them, each configured as the pipeline's own scheduler is."""
 ADAPTER = "ip_adapter"
 """The folder in a pipeline's own that holds an IP-Adapter's file and the ``image_encoder`` that belongs to it."""
+LORA = "lora"
+"""The folder in there that holds a LoRA's file."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,11 @@ class Pipeline:
     the latents themselves, and the hole is always missing (published)."""
     ip_adapter: str = ""
     """An IP-Adapter's file in the pipeline's folder ``ip_adapter`` (Ye et al., arXiv 2308.06721); empty is none."""
+    lora: str = ""
+    """A LoRA's file in the pipeline's folder ``lora``, which is added to the UNet's weights when they are loaded (Hu et
+    al., arXiv 2106.09685): LCM-LoRA draws in few steps (Luo et al., arXiv 2311.05556); empty is none."""
     compiled: bool = False
-    """UNet and ControlNets by ``torch.compile``, which takes minutes first; never on a CPU."""
+    """UNet, ControlNets and VAE by ``torch.compile``, which takes minutes first; never on a CPU."""
 
 
 class ControlNetInpainter:
@@ -73,6 +79,8 @@ class ControlNetInpainter:
             local_files_only=True, low_cpu_mem_usage=False, **absent,
         ).to(device)  # fmt: skip
         self.pipeline.set_progress_bar_config(disable=True)
+        if how.lora:
+            self._fuse(weights / LORA / how.lora)
         for net in (self.pipeline.vae, self.pipeline.unet, self.pipeline.controlnet):
             net.to(memory_format=torch.channels_last)  # a fifth quicker on a processor
         if how.ip_adapter:
@@ -86,14 +94,39 @@ class ControlNetInpainter:
         self.how = how
         self.text = text
         self._own_scheduler = self.pipeline.scheduler
+        self._drawing = Lock()  # a pipeline's scheduler counts its steps, and a worker with a card has two shards
         self._told: dict[tuple[str, str, bool], tuple[Tensor, Tensor | None]] = {}
         self.sizes = BatchSizes(compiled=False)
-        if how.compiled and device != "cpu":
+        if self.device.type != "cpu":
+            self._settle_on_a_card()
+
+    def _fuse(self, file: Path) -> None:
+        """Add a LoRA's products of two thin matrices to the UNet's weights.
+
+        Raises:
+            ConfigError: the file is not there, or is none of the UNet's.
+        """
+        if not file.is_file():
+            raise ConfigError(f"{file}: no LoRA there; fetch it with: s3pot-batch models pull")
+        self.pipeline.load_lora_weights(file.parent, weight_name=file.name, local_files_only=True)
+        if not self.pipeline.get_list_adapters().get("unet"):
+            raise ConfigError(f"{file}: holds no LoRA of a UNet")
+        self.pipeline.fuse_lora(components=["unet"], safe_fusing=True)
+        self.pipeline.unload_lora_weights()  # the sums stay
+
+    def _settle_on_a_card(self) -> None:
+        """What makes it quicker and rounds otherwise; a CPU gives the same bits without."""
+        torch.backends.cudnn.benchmark = True  # all batches but a stage's last have one size
+        if not self.how.ip_adapter:  # it has attention of its own
+            self.pipeline.fuse_qkv_projections()
+        self.pipeline.embed_once()
+        if self.how.compiled:
             self.compile()
 
     def compile(self, backend: str | Callable[..., object] = "inductor") -> None:
-        """Have UNet and ControlNets compiled for every size of batch that they see, and batches filled up."""
-        for net in (self.pipeline.unet, *getattr(self.pipeline.controlnet, "nets", [self.pipeline.controlnet])):
+        """Have UNet, ControlNets and VAE compiled for every size of batch that they see, and batches filled up."""
+        controls = getattr(self.pipeline.controlnet, "nets", [self.pipeline.controlnet])
+        for net in (self.pipeline.unet, *controls, self.pipeline.vae.encoder, self.pipeline.vae.decoder):
             net.to(memory_format=torch.channels_last).compile(backend=backend, dynamic=False)
         self.sizes = BatchSizes()
 
@@ -115,8 +148,14 @@ class ControlNetInpainter:
             ConfigError: the settings ask for what the pipeline's folder does not hold.
         """
         self._check(settings)
+        with self._drawing:
+            drawn = self._batches(asked, settings, list(seeds))
+        return self._pasted(asked, drawn, settings)
+
+    def _batches(self, asked: Inpainting, settings: ReferenceSettings, seeds: list[torch.Generator]) -> Tensor:
+        """B×3×s×s in 0..1, whole pictures, drawn in batches of the sizes that the networks take."""
         self.pipeline.scheduler = self._scheduler(settings.scheduler)
-        groups = [(asked, list(seeds))]
+        groups = [(asked, seeds)]
         if self.how.ip_adapter:
             # diffusers takes a list of pictures for several of one face, so every face has a call of its own
             self.pipeline.set_ip_adapter_scale(settings.identity)
@@ -126,8 +165,8 @@ class ControlNetInpainter:
             with self.sizes.filled(len(own)) as size:
                 more = [torch.Generator() for _ in range(size - len(own))]  # of their own, or they shift a face's noise
                 every = _chosen(some, [*range(len(own)), *[-1] * len(more)]) if more else some
-                drawn.append(self._drawn(Shown.at(every, self.how.size), settings, own + more)[: len(own)])
-        return self._pasted(asked, torch.cat(drawn), settings)
+                drawn.append(self._drawn(Shown.at(every, self.how.size, self.device), settings, own + more)[: len(own)])
+        return torch.cat(drawn)
 
     def _check(self, settings: ReferenceSettings) -> None:
         if self.how.residual and settings.strength < 1:
@@ -143,7 +182,8 @@ class ControlNetInpainter:
         if name == "own":
             return self._own_scheduler
         kind, changes = SCHEDULERS[name]
-        return getattr(diffusers, kind).from_config(self._own_scheduler.config, **changes)
+        found = getattr(diffusers, kind)
+        return (on_host(found) if name == "lcm" else found).from_config(self._own_scheduler.config, **changes)
 
     def _drawn(self, shown: Shown, settings: ReferenceSettings, seeds: list[torch.Generator]) -> Tensor:
         """B×3×s×s in 0..1, whole pictures."""
@@ -165,14 +205,16 @@ class ControlNetInpainter:
     def _pasted(self, asked: Inpainting, result: Tensor, settings: ReferenceSettings) -> NDArray[np.uint8]:
         """B×3×s×s in 0..1 at the photos' size, inside the holes."""
         side = asked.photos.shape[1]
-        filled = F.interpolate(
-            result.float().cpu(), (side, side), mode="bicubic", align_corners=False, antialias=True
-        ).clamp(0, 1)
-        generated = (filled * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        photos, holes = (torch.from_numpy(one).to(self.device) for one in (asked.photos, asked.holes))
+        filled = F.interpolate(result.float(), (side, side), mode="bicubic", align_corners=False, antialias=True).clamp(
+            0, 1
+        )
+        generated = (filled * 255).round().byte().permute(0, 2, 3, 1)
         if settings.softness:
-            share = np.stack([softened(hole, settings.softness * side) for hole in asked.holes])[..., None]
-            generated = (share * generated + (1 - share) * asked.photos).round().astype(np.uint8)
-        return np.where(asked.holes[..., None], generated, asked.photos).astype(np.uint8)
+            shares = np.stack([softened(hole, settings.softness * side) for hole in asked.holes])
+            share = torch.from_numpy(shares).to(self.device)[..., None]
+            generated = (share * generated + (1 - share) * photos).round().byte()
+        return torch.where(holes[..., None], generated, photos).cpu().numpy()
 
     def _changed(self, change: Tensor) -> Tensor:
         """The change of the latents of the photos that were encoded last → B×3×S×S, the changed photos, in 0..1."""
@@ -197,7 +239,7 @@ class ControlNetInpainter:
         if not self.how.ip_adapter:
             return {}
         seen = torch.where(shown.hole > 0, torch.tensor(GREY / 255), shown.photo) if shown.asked.hide else shown.photo
-        pixels = (seen[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        pixels = (seen[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         return {"ip_adapter_image": Image.fromarray(pixels)}
 
 

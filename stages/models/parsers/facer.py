@@ -5,11 +5,15 @@ torch is imported inside: what the classes are is asked by commands that parse n
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from s3pot_batch.stages.models.taxonomy import CELEBM, Taxonomy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TAXONOMY = CELEBM
 
@@ -45,8 +49,8 @@ class FacerParser:
         """Those of ``celebm/448``."""
         return TAXONOMY
 
-    def parse(self, frames: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> NDArray[np.float32]:
-        """B×S×S×3 uint8 RGB and B×5×2 landmarks in frame pixels → B×19×S×S class probabilities."""
+    def parse(self, frames: NDArray[np.uint8], landmarks: NDArray[np.float64]) -> "Tensor":
+        """B×S×S×3 uint8 RGB and B×5×2 landmarks in frame pixels → B×19×S×S class probabilities, on the device."""
         import torch
         from torch.nn import functional as F
 
@@ -54,8 +58,7 @@ class FacerParser:
         # on a card TorchScript would compile kernels while it sees the first batches of every size, for seconds
         plain = torch.jit.optimized_execution(self.device.type == "cpu")  # type: ignore[attr-defined]
         with torch.inference_mode():
-            images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-            images = images.to(self.device, torch.float32) / 255
+            images = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).permute(0, 3, 1, 2).float() / 255
             back = None
             if self.warped:
                 points = torch.as_tensor(landmarks, dtype=torch.float32, device=self.device)
@@ -65,7 +68,8 @@ class FacerParser:
                 logits = self.parser.net(images)[0]
             if back is not None:
                 logits = F.grid_sample(logits.float(), back, align_corners=False)  # as facer's forward does
-            return np.asarray(logits.float().softmax(1).cpu().numpy(), np.float32)
+            found: Tensor = logits.float().softmax(1)
+            return found
 
 
 def build(weights: Path, device: str, dtype: str = "float32", *, warped: bool = True) -> FacerParser:

@@ -145,3 +145,15 @@ def test_an_adapter_of_another_width_is_refused(segmenter):
 def test_a_region_smaller_than_a_token_is_refused(network, tokens):
     with pytest.raises(ValueError, match="no token"):
         network.prompt(tokens[0], tokens[1], torch.zeros(64, 64, dtype=torch.bool))
+
+
+def test_pairs_are_prompted_as_a_batch_as_one_by_one(network, tokens, region):
+    """Regions of different sizes: the smaller one's matching is filled up."""
+    half = region & (torch.arange(64) < 30)
+    pairs = [(tokens[0], tokens[1], region), (tokens[1], tokens[0], half), (tokens[0], tokens[1], half)]
+    for one, pair in zip(network.prompt_all(pairs), pairs, strict=True):
+        alone = network.prompt(*pair)
+        assert torch.equal(one.prompts.cells, alone.prompts.cells)
+        assert torch.equal(one.prompts.labels, alone.prompts.labels)
+        torch.testing.assert_close(one.prompts.similarity, alone.prompts.similarity, atol=1e-5, rtol=0)
+        torch.testing.assert_close(one.contrast, alone.contrast)

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from s3pot_batch.stages.method import region
 from s3pot_batch.stages.method.alignment import AlignedFace
@@ -29,6 +30,10 @@ def parsed(skin):
     return probabilities
 
 
+def likely(skin):
+    return skin.astype(np.float32)
+
+
 def iou(one, other):
     return (one & other).sum() / (one | other).sum()
 
@@ -44,14 +49,14 @@ def test_a_large_frame_has_the_region_of_a_small_one(side):
         skin[int(0.5 * size) : int(0.58 * size), : int(0.6 * size)] = False  # a finger's width across
         return skin
 
-    large, small = face_region(parsed(seen(side)), SKIN), face_region(parsed(seen(256)), SKIN)
+    large, small = face_region(likely(seen(side))), face_region(likely(seen(256)))
     assert iou(shrunk(large), small) > 0.99
     assert large[seen(side)].all()  # every pixel that was parsed, with its own edge
 
 
 def test_a_region_of_nothing_is_empty_even_if_completed():
     for side in (256, 512):
-        assert not face_region(parsed(np.zeros((side, side), bool)), SKIN, complete=True).any()
+        assert not face_region(likely(np.zeros((side, side), bool)), complete=True).any()
 
 
 @pytest.mark.parametrize("side", [256, 512])
@@ -59,7 +64,7 @@ def test_a_covered_chin_is_part_of_a_completed_region(side):
     seen = oval(side)
     seen[int(0.62 * side) :] = False  # a mask, which the parser calls something else
     truth = oval(side)
-    cut, complete = (face_region(parsed(seen), SKIN, complete=complete) for complete in (False, True))
+    cut, complete = (face_region(likely(seen), complete=complete) for complete in (False, True))
     assert iou(cut, truth) < 0.7
     assert iou(complete, truth) > 0.85
     assert complete[round(0.8 * side), side // 2]
@@ -135,3 +140,26 @@ def test_a_smaller_map_has_the_mean_of_what_each_pixel_covers():
     stripes = np.zeros((4 * BOUND, 4 * BOUND), np.float32)
     stripes[::4] = 1
     np.testing.assert_allclose(region.shrunk(stripes), 0.25)
+
+
+class Given:
+    """A parser that gives what it was given."""
+
+    taxonomy = CELEBM
+
+    def __init__(self, found):
+        self.found = found
+
+    def parse(self, *_):
+        return self.found
+
+
+def test_maps_on_a_card_are_reduced_there_to_what_is_asked_of_them():
+    found = np.random.default_rng(0).dirichlet(np.ones(19), (2, 8, 8)).astype(np.float32).transpose(0, 3, 1, 2)
+
+    parser = FaceParser(Given(found), CELEBM.face)
+    for there, here in zip(parser.maps([aligned(8)] * 2), parser._reduced(torch.from_numpy(found)), strict=True):
+        assert (there.labels == here.labels).all()
+        assert here.labels.dtype == np.uint8
+        assert (there.surest == here.surest).all()
+        np.testing.assert_allclose(there.face, here.face, rtol=1e-6)

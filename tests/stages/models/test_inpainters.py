@@ -1,6 +1,7 @@
 """What the ControlNets of the published kinds are shown, and what keeps the visible face."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ from diffusers import DDIMScheduler, LCMScheduler
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.seeds import generator
 from s3pot_batch.stages.models.inpainters.controlnet import SCHEDULERS, build
-from s3pot_batch.stages.models.profiles import PartSpec
+from s3pot_batch.stages.models.profiles import PAPER_LCM, PartSpec
 from s3pot_batch.stages.models.protocols import GREY, Inpainting
 from s3pot_batch.stages.models.registry import INPAINTERS
 from s3pot_batch.stages.models.taxonomy import CELEBM
 from s3pot_batch.stages.settings import ReferenceSettings
-from tests.published import IP_ADAPTER, write_ip_adapter, write_stable_diffusion
+from tests.published import ADAPTED, IP_ADAPTER, LORA, write_ip_adapter, write_lora, write_stable_diffusion
 
 SIDE = 64
 TWO_STEPS = ReferenceSettings(steps=2)
@@ -109,10 +110,47 @@ def test_the_scheduler_is_the_settings(pipelines):
         pictures.append(spied(inpainter, asked(), settings)[1])
         kinds.append(type(inpainter.pipeline.scheduler))
     assert kinds[0] is kinds[-1] is DDIMScheduler
-    assert kinds[4] is LCMScheduler
+    assert issubclass(kinds[4], LCMScheduler)
     assert len(set(kinds)) == 4
     assert np.array_equal(pictures[0], pictures[-1])
     assert not np.array_equal(pictures[0], pictures[4])
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_few_steps_are_diffusers_own(pipelines, strength, monkeypatch):
+    inpainter = build(pipelines / "one", "cpu", size=SIDE, condition="inpaint")
+    few = ReferenceSettings(steps=4, scheduler="lcm", strength=strength)
+    found = spied(inpainter, asked(2), few)[1]
+    assert inpainter.pipeline.scheduler.timesteps.device.type == "cpu"
+    monkeypatch.setattr("s3pot_batch.stages.models.inpainters.controlnet.on_host", lambda kind: kind)
+    assert np.array_equal(spied(inpainter, asked(2), few)[1], found)
+    assert type(inpainter.pipeline.scheduler) is LCMScheduler
+
+
+def test_two_shards_of_one_worker_share_a_pipeline(pipelines):
+    inpainter = build(pipelines / "one", "cpu", size=SIDE, condition="inpaint")
+    many = ReferenceSettings.model_validate({"steps": 6, "scheduler": "unipc"})
+
+    def drawn(number):
+        return inpainter.inpaint(asked(), many, [generator(number)])
+
+    alone = [drawn(number) for number in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(drawn, range(4)))
+    assert all(np.array_equal(*pair) for pair in zip(alone, together, strict=True))
+
+
+def test_what_makes_it_quicker_on_a_card_draws_the_same(pipelines, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # put back afterwards
+    inpainter = build(pipelines / "one", "cpu", size=SIDE, condition="inpaint")
+    plain = spied(inpainter, asked(2), ReferenceSettings(steps=2, guidance_scale=3.0))[1]
+    inpainter._settle_on_a_card()
+    assert "FusedAttnProcessor2_0" in {type(one).__name__ for one in inpainter.pipeline.unet.attn_processors.values()}
+    embedded = []
+    inpainter.pipeline._embedding.register_forward_pre_hook(lambda _, args: embedded.append(len(args[0])))
+    fused = spied(inpainter, asked(2), ReferenceSettings(steps=2, guidance_scale=3.0))[1]
+    assert embedded == [4]  # once for both steps; guidance asks twice
+    assert np.abs(fused.astype(int) - plain).max() <= 1
 
 
 def test_a_negative_prompt_counts_where_there_is_guidance(pipelines):
@@ -189,6 +227,29 @@ def test_what_is_known_to_hide_the_face_is_not_shown_to_the_ip_adapter(with_adap
     inside = [one[0, :, 13:19, 13:19] for one in shown]  # 32 pixels for the photo's 64
     assert inside[0].std((1, 2)).min() > 0.1
     assert inside[1].std((1, 2)).max() < 0.01
+
+
+def test_a_lora_is_added_to_the_unets_weights_as_its_file_says(pipelines, tmp_path):
+    folder = shutil.copytree(pipelines / "two", tmp_path / "lcm")
+    added = write_lora(folder)
+    plain, few = (build(folder, "cpu", size=SIDE, condition=("inpaint", "ade"), lora=lora) for lora in ("", LORA))
+    was, now = plain.pipeline.unet.state_dict(), few.pipeline.unet.state_dict()
+    assert list(was) == list(now), "something of the LoRA is left beside the sums"
+    assert {end for end in ADAPTED if any(name.endswith(f"{end}.weight") for name in added)} == set(ADAPTED)
+    for name, weight in was.items():
+        torch.testing.assert_close(now[name], weight + added.get(name, 0), atol=1e-5, rtol=1e-5)
+    batches = []
+    few.pipeline.unet.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    spied(few, asked(2), PAPER_LCM.settings.references)
+    assert batches == [2] * 4  # four steps, each asked once: no guidance
+    assert isinstance(few.pipeline.scheduler, LCMScheduler)
+
+
+def test_a_lora_that_is_not_there_is_to_be_pulled(pipelines):
+    spec = PartSpec("controlnet", str(pipelines / "one"), options=(("condition", "inpaint"), ("lora", LORA)))
+    with pytest.raises(ConfigError, match=f"{LORA}: no LoRA there; fetch it with: s3pot-batch models pull"):
+        INPAINTERS.load(spec, "cpu")
+    assert dict(PAPER_LCM.inpainter.options)["lora"] == LORA
 
 
 def test_guidance_without_a_text_encoder(pipelines, tmp_path):

@@ -185,7 +185,8 @@ def test_half_precision_parses_almost_as_full_does(tmp_path, portrait, dtype):
     frame = cv2.resize(portrait, (256, 256), interpolation=cv2.INTER_AREA)[None]
     points = np.array([[[98, 100], [158, 100], [128, 140], [104, 176], [152, 176]]], np.float64)
     full, half = (
-        parser_module.build(tmp_path / "farl.pt", "cpu", name).parse(frame, points) for name in ("float32", dtype)
+        np.asarray(parser_module.build(tmp_path / "farl.pt", "cpu", name).parse(frame, points))
+        for name in ("float32", dtype)
     )
     assert half.dtype == np.float32
     assert not np.array_equal(half, full)
