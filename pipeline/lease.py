@@ -5,6 +5,7 @@ not changed for a while belongs to nobody any more.
 """
 
 import json
+import sys
 import threading
 import time
 import uuid
@@ -87,6 +88,9 @@ class Lease:
         facts = _facts(first)
         if all(facts.get(name) == self.facts[name] for name in ("host", "place")):
             return  # whoever it was would still have the working copy, which is this command's now
+        sys.stderr.write(
+            f"Note: {told(facts)} has held the run; without a sign for {SILENT_SECONDS:g} s it is taken over\n"
+        )
         while time.monotonic() < deadline:
             if self._read() != first:
                 raise ConfigError(f"{self.path}: the run is in use by {told(facts)}; wait for it, or use another --run")
