@@ -117,23 +117,31 @@ def test_another_machine_goes_on_after_a_kill_and_has_the_same_answer(photos, se
     assert (third / "log.txt").read_text() == (copy / "log.txt").read_text()
 
 
-def test_what_is_done_again_or_forgotten_is_so_in_the_storage(photos, segmented, store, machine):
+def test_arrays_are_fetched_by_shard_and_what_is_forgotten_or_empty_is_so_in_the_storage(segmented, store, machine):
     store.put(str(segmented), "bucket/again", recursive=True)
-    array = "bucket/again/decoded.zarr/occlusion/c.0.0.0"
-    store.rm([array, "bucket/again/items/segments/00000.parquet"])
-    copy = machine("first") / "again"
-    done = working("segment", photos, Path("s3://bucket/again"))
-    assert "decoded, shard 0: what was written is damaged; it is done again" in done.stderr
-    assert answer_of(copy) == [{**row, "run": "again"} for row in answer_of(segmented)]
-    assert store.exists(array)
-    machine("second")
-    with at_hand(Path("s3://bucket/again"), only=remote.NEEDED) as other:
-        _forget(other, stage_named("segments"))
-        (other / "report.html").write_text("it goes up, too")
-    names = {name.removeprefix("bucket/again/").split("/")[0] for name in store.find("bucket/again")}
-    assert names >= {"report.html", "decoded.zarr", "items"}
-    assert "masks.zarr" not in names
+    machine("first")
+    with at_hand(Path("s3://bucket/again"), only=remote.NEEDED) as copy:
+        held = HELD[copy]
+        held.lend(stage_named("segments"), ["decoded"], [1])  # has no face
+        assert not list(copy.rglob("c.*"))
+        held.lend(stage_named("segments"), ["decoded"], [0, 1])
+        lent = {path.relative_to(copy).as_posix() for path in copy.rglob("c.*")}
+        assert {name.split("/")[0] for name in lent} == {"references.zarr", "decoded.zarr"}
+        assert lent == {path for path in files_of(segmented, "c.*") if not path.startswith("masks")}
+        gone = "decoded.zarr/occlusion/c.0.0.0"
+        (copy / gone).unlink()
+        held.put_shard("decoded", 0)
+        assert not store.exists(f"bucket/again/{gone}")
+        _forget(copy, stage_named("segments"))
+        (copy / "report.html").write_text("it goes up, too")
+    left = {name.removeprefix("bucket/again/") for name in store.find("bucket/again")}
+    before = {name for name in files_of(segmented, "*") if not name.startswith((".", "masks.zarr", "items/segments/"))}
+    assert {name for name in left if not name.startswith((".", "items/segments/"))} == before - {gone} | {"report.html"}
     assert not store.exists("bucket/again/items/segments")
+
+
+def files_of(folder: Path, pattern: str) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob(pattern) if path.is_file()}
 
 
 def test_a_second_command_on_a_bucket_says_who_holds_the_run(store, machine):
