@@ -49,7 +49,7 @@ def million() -> None:
     with tempfile.TemporaryDirectory() as folder:
         manifest, run = Path(folder) / "in.parquet", Path(folder) / "run"
         listing(manifest)
-        words = ["segment", "--manifest", str(manifest), "--run", str(run), "--workers", "0"]
+        words = ["segment", "--manifest", str(manifest), "--run", str(run), "--workers", "0", "--device", "cpu"]
         _say("plan (--dry-run)", command(*words, "--dry-run"))
         job = open_job(Options(manifest, run), "segments")
         print(f"million, {PHOTOS} photos: {job.plan.shards} shards, {job.plan.shards * (ARRAYS + STAGES)} files")
