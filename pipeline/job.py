@@ -201,6 +201,8 @@ def _work(job: Job, show: Display) -> Summary:
                 made = _mended(job, stage, made, at, show)
             lacking |= {report.shard for report in made if report.error}  # left out of the stages that come after
             reports += made
+    for stage in job.stages:
+        finished(job.run, stage.name)  # kept in one file: whoever asks next opens no shard's own
     target = job.stages[-1]
     if target.scope == "run":
         return _summary_of_run(job, target, reports, time.monotonic() - started)
