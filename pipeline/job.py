@@ -185,10 +185,9 @@ def _work(job: Job, show: Display) -> Summary:
     reports: list[ShardReport] = []
     lacking: set[int] = set()
     pending = {stage.name: job.pending(stage) for stage in job.stages}
-    for name, shards in pending.items():
-        for path in (items_path(job.run, name, shard) for shard in shards):
-            if path.exists():
-                show.say(f"Note: {path} is damaged; its shard is done again")
+    for path in (items_path(job.run, name, shard) for name, shards in pending.items() for shard in shards):
+        if path.exists():
+            show.say(f"Note: {path} is damaged; its shard is done again")
     if any(pending.values()) and any("adapter" in stage.parts for stage in job.stages):
         _check_adapter(job, show)
     with ExitStack() as stack:
