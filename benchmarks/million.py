@@ -27,7 +27,8 @@ ARRAYS, STAGES = 8, 3
 MEASURED = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss, used.ru_utime + used.ru_stime)
 """
 
 
@@ -37,6 +38,8 @@ class Taken:
 
     seconds: float
     """Wall time."""
+    cpu_seconds: float
+    """What others do on the machine counts little in it."""
     megabytes: float
     """The largest resident set of its process."""
 
@@ -46,7 +49,7 @@ def million() -> None:
     with tempfile.TemporaryDirectory() as folder:
         manifest, run = Path(folder) / "in.parquet", Path(folder) / "run"
         listing(manifest)
-        words = ["segment", "--manifest", str(manifest), "--run", str(run), "--workers", "0"]
+        words = ["segment", "--manifest", str(manifest), "--run", str(run), "--workers", "0", "--device", "cpu"]
         _say("plan (--dry-run)", command(*words, "--dry-run"))
         job = open_job(Options(manifest, run), "segments")
         print(f"million, {PHOTOS} photos: {job.plan.shards} shards, {job.plan.shards * (ARRAYS + STAGES)} files")
@@ -95,8 +98,12 @@ def command(*words: str) -> Taken:
     # A process's resident set counts from before its exec, when it is still this one: so by way of a small one.
     asked = [sys.executable, "-c", MEASURED, sys.executable, "-m", "s3pot_batch", *words]
     done = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 — our own words
-    return Taken(time.monotonic() - started, int(done.stdout) / 1024)
+    kilobytes, cpu_seconds = map(float, done.stdout.split())
+    return Taken(time.monotonic() - started, cpu_seconds, kilobytes / 1024)
 
 
 def _say(what: str, taken: Taken) -> None:
-    print(f"million, {what}: {taken.seconds:.1f} s, {taken.megabytes:.0f} MB", flush=True)
+    print(
+        f"million, {what}: {taken.seconds:.1f} s, {taken.cpu_seconds:.1f} s of CPU, {taken.megabytes:.0f} MB",
+        flush=True,
+    )

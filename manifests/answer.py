@@ -4,18 +4,19 @@ import hashlib
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from s3pot_batch.manifests.errors import ManifestError
-from s3pot_batch.manifests.files import REDO, file_metadata, replacing
+from s3pot_batch.manifests.files import REDO, file_metadata, read_table, replacing
 from s3pot_batch.manifests.finished import shard_stamps
 from s3pot_batch.manifests.manifest import Manifest
-from s3pot_batch.manifests.outcomes import Outcome, count_statuses, items_path, read_outcomes, shard_is_done
+from s3pot_batch.manifests.outcomes import Outcome, count_statuses, items_path, shard_is_done
 from s3pot_batch.manifests.plan import Plan, PlannedItem
-from s3pot_batch.manifests.schema import ANSWER_VERSION, SEGMENTS, STATUSES
+from s3pot_batch.manifests.schema import ANSWER_VERSION, FACE_ANSWER, ITEM_SCHEMA, SEGMENTS, STATUSES
 
 STAGE = "segments"
 ANSWER = "segments.parquet"
@@ -48,16 +49,14 @@ def assemble_segments(
         manifest.table, {"schema_version": str(ANSWER_VERSION), "fingerprint": fingerprint, "basis": basis}
     )
     tally, answers = dict.fromkeys(STATUSES, 0), _Answers(plan, run, fingerprint)
-    numbers = plan.numbers(manifest.image_ids).tolist()
-    if -1 in numbers:
-        raise ManifestError(f"{run} is not planned for {manifest.image_ids[numbers.index(-1)]}; run the command again")
+    numbers = plan.numbers(manifest.image_ids)
+    if (numbers < 0).any():
+        raise ManifestError(f"{run} is not planned for {manifest.image_ids[numbers.argmin()]}; run the command again")
     with replacing(out or run / ANSWER) as temporary:
         with pq.ParquetWriter(temporary, schema.with_metadata(metadata), compression="zstd") as writer:
             for first in range(0, len(numbers), ROW_GROUP):
-                rows = [answers.row(number) for number in numbers[first : first + ROW_GROUP]]
-                # from_pylist with a schema keeps the answer's columns, and of each face the answer's fields.
-                answer = pa.Table.from_pylist(rows, schema=SEGMENTS)
-                given = manifest.table.slice(first, len(rows))
+                answer = answers.rows(numbers[first : first + ROW_GROUP])
+                given = manifest.table.slice(first, answer.num_rows)
                 writer.write_table(pa.Table.from_arrays([*given.columns, *answer.columns], schema=schema))
                 for status, count in count_statuses(answer).items():
                     tally[status] += count
@@ -87,30 +86,47 @@ def _basis(manifest: Manifest, plan: Plan, run: Path, fingerprint: str) -> str:
 
 
 class _Answers:
-    """The outcomes of a run by the photos' numbers; a few shards are in memory at once."""
+    """The outcomes of a run by the photos' numbers; a few shards are in memory at once.
+
+    They stay Arrow's from file to file: as objects of Python, a million of them would take minutes.
+    """
 
     def __init__(self, plan: Plan, run: Path, fingerprint: str) -> None:
         self.plan, self.run, self.fingerprint = plan, run, fingerprint
         self.shard = lru_cache(maxsize=SHARDS)(self._shard)
-        self.shard_of = plan.table["shard"].to_pylist()
 
-    def row(self, number: int) -> dict[str, Any]:
-        """A photo's answer, with where it comes from."""
-        shard = self.shard_of[number]
-        item, outcome = self.shard(shard)[number]
-        return {
-            **asdict(outcome), "run": self.run.absolute().name, "shard": shard, "row": item.row,
-            "fingerprint": self.fingerprint,
-        }  # fmt: skip
+    def rows(self, numbers: NDArray[np.int64]) -> pa.Table:
+        """Some photos' answers, in order, with where they come from; of schema ``SEGMENTS``."""
+        shard_of = self.plan.shard_of(numbers)
+        by_shard = np.argsort(shard_of, kind="stable")
+        shards, first = np.unique(shard_of[by_shard], return_index=True)
+        parts = [
+            self.shard(shard).take(pa.array(part - self.plan.first_of(shard)))
+            for shard, part in zip(shards.tolist(), np.split(numbers[by_shard], first[1:]), strict=True)
+        ]
+        return pa.concat_tables(parts).take(pa.array(np.argsort(by_shard)))
 
-    def _shard(self, shard: int) -> dict[int, tuple[PlannedItem, Outcome]]:
-        planned = self.plan.shard(shard)
-        done = shard_is_done(self.run, STAGE, shard, self.fingerprint)
-        outcomes = read_outcomes(self.run, STAGE, shard) if done else tuple(_lost(item) for item in planned)
-        if [(one.index, one.image_id) for one in outcomes] != [(item.index, item.image_id) for item in planned]:
-            path = items_path(self.run, STAGE, shard)
+    def _shard(self, shard: int) -> pa.Table:
+        planned, path = self.plan.part(shard), items_path(self.run, STAGE, shard)
+        if shard_is_done(self.run, STAGE, shard, self.fingerprint):
+            outcomes = read_table(path)
+        else:
+            lost = [asdict(_lost(item)) for item in self.plan.shard(shard)]
+            outcomes = pa.Table.from_pylist(lost, ITEM_SCHEMA)
+        if any(outcomes[name].to_pylist() != planned[name].to_pylist() for name in ("index", "image_id")):
             raise ManifestError(f"{path}: its rows are not the photos of shard {shard}; {REDO}")
-        return {item.index: (item, outcome) for item, outcome in zip(planned, outcomes, strict=True)}
+        facts = {"run": self.run.absolute().name, "shard": shard, "fingerprint": self.fingerprint}
+        columns = {name: pa.repeat(value, planned.num_rows) for name, value in facts.items()}
+        columns |= {"row": planned["row"], "faces": _faces(outcomes["faces"])}
+        table = [columns.get(name, outcomes[name] if name in ITEM_SCHEMA.names else None) for name in SEGMENTS.names]
+        return pa.Table.from_arrays(table, SEGMENTS.names).cast(SEGMENTS)
+
+
+def _faces(faces: pa.ChunkedArray) -> pa.ListArray:
+    """The faces of items with the fields that the answer has."""
+    whole = faces.combine_chunks()
+    fields = [whole.values.field(field.name) for field in FACE_ANSWER]
+    return pa.ListArray.from_arrays(whole.offsets, pa.StructArray.from_arrays(fields, fields=list(FACE_ANSWER)))
 
 
 def _lost(item: PlannedItem) -> Outcome:

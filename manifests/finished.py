@@ -135,9 +135,11 @@ def _kept(run: Path, stage: str, there: Stamps) -> tuple[pa.Table, set[int]]:
     if not there or not _path(run, stage).exists():
         return nothing
     try:
-        table = read_table(_path(run, stage)).select(FINISHED.names).cast(FINISHED)
-    except (ManifestError, KeyError, pa.ArrowException):
-        return nothing  # of another version, or damaged: the shards' own files say the same
+        table = read_table(_path(run, stage))
+    except ManifestError:
+        return nothing  # damaged: the shards' own files say the same
+    if not table.schema.equals(FINISHED):  # of another version
+        return nothing
     shard, size, made = (numbers(table[name]) for name in ("shard", "bytes", "made"))
     first = _starts(shard)  # of a million photos, only each shard's first is looked at
     stamps = zip(shard[first].tolist(), zip(size[first].tolist(), made[first].tolist(), strict=True), strict=True)

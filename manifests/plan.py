@@ -18,8 +18,8 @@ from s3pot_batch.manifests.schema import PLAN
 SHARD_PHOTOS = 16
 """Photos per shard, at least."""
 MOST_SHARDS = 8192
-PLACES = ("index", "shard", "row", "wanted")
-"""Columns that say where a photo stands."""
+COUNTED = ("shard", "wanted")
+"""Columns that are enough to count photos."""
 LISTED = ("image", "bbox", "landmarks", "problem")
 """What a manifest says of a photo, its id aside."""
 
@@ -73,7 +73,7 @@ class Plan:
 
     def shard(self, number: int) -> tuple[PlannedItem, ...]:
         """The photos of one shard, in order, whether or not the manifest lists them still."""
-        return tuple(_item(row) for row in self._slice(number).to_pylist())
+        return tuple(_item(row) for row in self.part(number).to_pylist())
 
     def item(self, index: int) -> PlannedItem:
         """The photo of that number."""
@@ -85,8 +85,16 @@ class Plan:
 
     def image_ids(self, number: int) -> list[str]:
         """The image ids of one shard, in order."""
-        ids: list[str] = self._slice(number)["image_id"].to_pylist()
+        ids: list[str] = self.part(number)["image_id"].to_pylist()
         return ids
+
+    def part(self, number: int) -> pa.Table:
+        """The rows of one shard, of schema ``PLAN``."""
+        return self.table.slice(self.first_of(number), self.shard_photos(number))
+
+    def first_of(self, number: int) -> int:
+        """The number of a shard's first photo."""
+        return int(self._starts[number])
 
     def wanted(self, number: int) -> NDArray[np.bool_]:
         """Which photos of a shard the manifest lists still."""
@@ -104,17 +112,14 @@ class Plan:
             return list(range(self.shards))
         return [int(shard) for shard in np.unique(self._shard_of[self._wanted])]
 
-    def shards_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The shards of some photos, each once."""
-        return np.unique(self._shard_of[numbers])
+    def shard_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Each photo's shard."""
+        return self._shard_of[numbers]
 
     def numbers(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
         """The photos' numbers in the plan, by id; −1 for one that is not planned."""
         found = pc.index_in(pa.array(image_ids, pa.string()), value_set=self.table["image_id"].combine_chunks())
         return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
-
-    def _slice(self, number: int) -> pa.Table:
-        return self.table.slice(int(self._starts[number]), self.shard_photos(number))
 
     @cached_property
     def _shard_of(self) -> NDArray[np.int64]:
@@ -222,7 +227,7 @@ def _grown(plan: Plan, manifest: Manifest, numbers: NDArray[np.int64]) -> Settle
     listed = _appended(manifest, range(len(numbers)), plan.shard_size, plan.max_faces, first=0, shard=0)
     known = np.flatnonzero(numbers >= 0)
     changed = _changed(plan.table.take(pa.array(numbers[known])), listed.take(pa.array(known)))
-    stale = frozenset(plan.shards_of(numbers[known][changed]).tolist())
+    stale = frozenset(plan.shard_of(numbers[known][changed]).tolist())
     listed_at = np.full(plan.table.num_rows, -1)
     listed_at[numbers[known]] = known
     at = pa.array(np.where(listed_at < 0, np.arange(len(listed_at)), len(listed_at) + listed_at))
@@ -283,7 +288,7 @@ def read_plan(run: Path, *, names: bool = True) -> Plan:
 
     Args:
         run: the run folder.
-        names: with the photos' names, boxes and landmarks; who only counts can do without.
+        names: with the photos' names, boxes, landmarks and rows; who only counts can do without.
 
     Raises:
         ManifestError: there is none, or it is damaged.
@@ -291,6 +296,6 @@ def read_plan(run: Path, *, names: bool = True) -> Plan:
     path = run / "plan.parquet"
     if not path.exists():
         raise ManifestError(f"{run}: no plan there; run s3pot-batch references or segment first")
-    table = read_table(path, "use another --run", None if names else PLACES)
+    table = read_table(path, "use another --run", None if names else COUNTED)
     facts = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     return Plan(table, int(facts["shard_size"]), int(facts["max_faces"]), facts["manifest_digest"])

@@ -56,11 +56,14 @@ FINISHED = pa.schema(
         ("shard", pa.int32()),
         ("bytes", pa.int64()),
         ("made", pa.int64()),
-        ("fingerprint", pa.dictionary(pa.int32(), pa.string())),
-        *(ITEM_SCHEMA.field(name) for name in ("index", "status", "error_type", "error", "file_size", "file_time")),
+        *((name, pa.dictionary(pa.int32(), pa.string())) for name in ("fingerprint", "status", "error_type", "error")),
+        *(ITEM_SCHEMA.field(name) for name in ("index", "file_size", "file_time")),
     ]
 )
-"""``items/STAGE.parquet``: what is asked most of all shards' files, and these files' sizes and times (nanoseconds)."""
+"""``items/STAGE.parquet``: what is asked most of all shards' files, and these files' sizes and times (nanoseconds).
+
+Texts are dictionaries: a million photos share a few, and are read in half the time.
+"""
 
 SEGMENTS = pa.schema(
     [

@@ -26,6 +26,7 @@ from s3pot_batch.pipeline.lock import locked
 from s3pot_batch.pipeline.logbook import logbook
 from s3pot_batch.pipeline.options import Options
 from s3pot_batch.pipeline.progress import Display, display
+from s3pot_batch.pipeline.remote import HELD
 from s3pot_batch.pipeline.report.summary import Failure, Summary, summarise
 from s3pot_batch.pipeline.runner import Runner, run_serial
 from s3pot_batch.stages.base import STAGES, ShardReport, ShardTask, Stage, run_task
@@ -184,10 +185,9 @@ def _work(job: Job, show: Display) -> Summary:
     reports: list[ShardReport] = []
     lacking: set[int] = set()
     pending = {stage.name: job.pending(stage) for stage in job.stages}
-    for name, shards in pending.items():
-        for path in (items_path(job.run, name, shard) for shard in shards):
-            if path.exists():
-                show.say(f"Note: {path} is damaged; its shard is done again")
+    for path in (items_path(job.run, name, shard) for name, shards in pending.items() for shard in shards):
+        if path.exists():
+            show.say(f"Note: {path} is damaged; its shard is done again")
     if any(pending.values()) and any("adapter" in stage.parts for stage in job.stages):
         _check_adapter(job, show)
     with ExitStack() as stack:
@@ -200,6 +200,8 @@ def _work(job: Job, show: Display) -> Summary:
                 made = _mended(job, stage, made, at, show)
             lacking |= {report.shard for report in made if report.error}  # left out of the stages that come after
             reports += made
+    for stage in job.stages:
+        finished(job.run, stage.name)  # kept in one file: whoever asks next opens no shard's own
     target = job.stages[-1]
     if target.scope == "run":
         return _summary_of_run(job, target, reports, time.monotonic() - started)
@@ -245,13 +247,17 @@ def _settle(job: Job) -> None:
     if job.lender or not job.settled.written:
         write_plan(job.plan, job.run)
     configuration.write_run(job.config, job.run, [stage.name for stage in job.stages])
+    if remote := HELD.get(job.run):
+        remote.put_up()
 
 
 def _forget(run: Path, stage: Stage) -> None:
     """Remove what a stage has made, its checkpoint aside, which is replaced when there is another."""
-    folders = [items_path(run, stage.name, 0).parent, *([run / stage.store] if stage.store else [])]
-    for folder in filter(Path.exists, folders):
-        shutil.rmtree(folder)
+    for name in (f"items/{stage.name}", *([stage.store] if stage.store else [])):
+        if (run / name).exists():
+            shutil.rmtree(run / name)
+        if remote := HELD.get(run):
+            remote.remove(name)
     if stage.scope == "run":
         (run / "checkpoint" / "training.pt").unlink(missing_ok=True)
 
@@ -263,6 +269,9 @@ def _run_stage(
         return []
     run, device = at
     context = job.config.context(stage.name, job.run, device=device, batch_size=job.options.batch_size)
+    remote = HELD.get(job.run)
+    if remote:
+        remote.lend(stage, stage.needed(job.config.settings), shards)
     if stage.store:
         from s3pot_batch.stages import store
 
@@ -272,7 +281,11 @@ def _run_stage(
     if stage.scope == "run":
         sizes = {0: job.config.settings.training.epochs}
     with show.stage(stage.name, sizes, stage.unit) as on_report:
-        return run(run_task, tasks, context, on_report)
+        if not remote:
+            return run(run_task, tasks, context, on_report)
+        remote.put_up()  # the arrays' metadata
+        with remote.following(on_report) as following:
+            return run(run_task, tasks, context, following)
 
 
 def _mended(

@@ -5,9 +5,10 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -30,19 +31,30 @@ def locked(run: Path) -> Iterator[None]:
     except Timeout as error:
         raise ConfigError(f"{run} is in use by {_told(holder)}; wait for it, or use another --run") from error
     try:
-        command = " ".join(sys.argv[:6])
-        facts = {"process": os.getpid(), "host": platform.node(), "command": command, "since": time.time()}
-        holder.write_text(json.dumps(facts), encoding="utf-8")
+        holder.write_text(json.dumps(facts_of_this_command()), encoding="utf-8")
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
 
 
-def _told(holder: Path) -> str:
+def facts_of_this_command() -> dict[str, Any]:
+    """What others are told of whoever holds a folder, as JSON types."""
+    command = " ".join(sys.argv[:6])
+    return {"process": os.getpid(), "host": platform.node(), "command": command, "since": time.time()}
+
+
+def told(facts: Mapping[str, Any]) -> str:
+    """The same for a person."""
     try:
-        facts = json.loads(holder.read_text(encoding="utf-8"))
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts["since"]))
         return f"process {facts['process']} on {facts['host']} since {since} ({facts['command']})"
-    except (OSError, ValueError, KeyError):
+    except (TypeError, KeyError):
+        return "another command"
+
+
+def _told(holder: Path) -> str:
+    try:
+        return told(json.loads(holder.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return "another command"

@@ -20,7 +20,8 @@ Photos = Annotated[
     ),
 ]
 Run = Annotated[
-    Path | None, typer.Option("--run", help="Run folder; default runs/<manifest stem>, of a folder runs/<its name>.")
+    Path | None,
+    typer.Option("--run", help="Run folder or URL; default runs/<manifest stem>, of a folder runs/<its name>."),
 ]
 ProfileName = Annotated[
     str | None, typer.Option("--profile", help="embedded (default), paper, or a TOML file that replaces parts.")

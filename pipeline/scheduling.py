@@ -1,7 +1,8 @@
 """Running shards on Dask: a cluster of local processes, or a scheduler that is already there.
 
-With :mod:`~s3pot_batch.pipeline.transport` the only module that imports Dask. Tasks with their photos' names, and
-reports, cross the wire: a few kilobytes a shard.
+The only module that imports Dask. Tasks with their photos' names, and reports, cross the wire: some kilobytes a shard.
+Whoever can reach a Dask process can make it run any code, and on a shared machine everybody can reach a port of it. So
+a command and its own workers know each other by a certificate that is made for the command and kept in memory.
 """
 
 # mypy: allow-untyped-calls
@@ -22,12 +23,12 @@ from queue import Empty, SimpleQueue
 
 import dask
 from distributed import Client, Future, KilledWorker, Nanny, Scheduler, SpecCluster, Status
+from distributed.security import Security
 from distributed.utils import get_mp_context
 
 from s3pot_batch.manifests.errors import one_line
 from s3pot_batch.pipeline.devices import Place
 from s3pot_batch.pipeline.runner import OnReport, Runner, attempt, failure
-from s3pot_batch.pipeline.transport import SCHEME, settle_secret
 from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageContext
 from s3pot_batch.stages.beside import SHARDS
 from s3pot_batch.stages.errors import ConfigError, DeviceLost
@@ -50,8 +51,6 @@ DEVICE_LOST = 75
 log = logging.getLogger(__name__)
 FAILURES = 15
 """Workers that a shard may kill, before it is given up; a photo that kills them is left alone after five."""
-PRELOAD = ("s3pot_batch.pipeline.transport",)
-"""What a worker process imports before it connects."""
 FORKING = "s3pot_batch.pipeline.forking"
 """What the process that workers are forked from imports first."""
 QUIET = {
@@ -282,7 +281,7 @@ def _way_to_start(places: Sequence[Place], imports: Sequence[str]) -> Iterator[N
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver" if forked else "spawn"}):
         context = get_mp_context()  # has its own list of what to import, and sets it the first time
         if forked:
-            context.set_forkserver_preload([FORKING, "distributed", "torch", *PRELOAD, *imports])
+            context.set_forkserver_preload([FORKING, "distributed", "torch", *imports])
         yield
 
 
@@ -315,9 +314,10 @@ def _local_cluster(places: Sequence[Place]) -> SpecCluster:
     dask.config.set(QUIET)
     # Web pages that nobody looks at, and that would tell everybody on this machine what is worked on.
     dask.config.set({"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []})
-    settle_secret()
     # Logs are silenced because a worker's death ends in a report, and its shut-down interests nobody.
-    address = {"host": "127.0.0.1", "protocol": SCHEME, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    security = Security.temporary()
+    address = {"host": "127.0.0.1", "protocol": "tls", "security": security,
+               "dashboard": False, "dashboard_address": "127.0.0.1:0"}  # fmt: skip
     workers = {
         number: {
             "cls": _PatientNanny,
@@ -325,7 +325,6 @@ def _local_cluster(places: Sequence[Place]) -> SpecCluster:
                 **address,
                 "nthreads": 1 if place.device == "cpu" else SHARDS,
                 "env": dict(place.environment),
-                "preload": list(PRELOAD),
                 # Models are no memory that Dask could spill: a limit would only kill workers that still work.
                 "memory_limit": 0,
                 "silence_logs": logging.CRITICAL,
@@ -334,4 +333,4 @@ def _local_cluster(places: Sequence[Place]) -> SpecCluster:
         for number, place in enumerate(places)
     }
     scheduler = {"cls": Scheduler, "options": {**address, "port": 0}}
-    return SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL, name="s3pot-batch")
+    return SpecCluster(workers, scheduler, security=security, silence_logs=logging.CRITICAL, name="s3pot-batch")

@@ -164,9 +164,9 @@ def test_only_segmenters_know_their_package() -> None:
     assert {name for name in offenders(files, hidden) if not within(name, {own})} == set()
 
 
-def test_only_scheduling_and_its_transport_import_dask() -> None:
+def test_only_scheduling_imports_dask() -> None:
     files = {name: file for room in ROOMS for name, file in modules(room).items()} | door()
-    assert list(offenders(files, DASK)) == [f"{PACKAGE}.pipeline.{name}" for name in ("scheduling", "transport")]
+    assert list(offenders(files, DASK)) == [f"{PACKAGE}.pipeline.scheduling"]
 
 
 def loaded_by(*groups: Collection[str]) -> list[set[str]]:

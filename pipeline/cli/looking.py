@@ -1,6 +1,7 @@
 """Commands that look into a run folder, take things from there and bring them back: status, report, export, import."""
 
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -26,14 +27,16 @@ def status(
     """Say what is done in a run folder, what is worked on, and what is left."""
     with clear_errors():
         from s3pot_batch.pipeline.job import run_folder
+        from s3pot_batch.pipeline.remote import NEEDED, at_hand
         from s3pot_batch.pipeline.status import run_status, watch
 
-        folder = run_folder(manifest, run)
-        if follow and not as_json:
-            watch(folder)
-            return
-        found = run_status(folder)
-        show(found.text(), found.as_json(), as_json=as_json)
+        with at_hand(run, only=NEEDED, reads=True) as here:
+            folder = run_folder(manifest, here)
+            if follow and not as_json:
+                watch(folder)
+                return
+            found = run_status(folder)
+            show(found.text(), found.as_json(), as_json=as_json)
 
 
 @commands.command(epilog="Example: s3pot-batch report --run runs/in")
@@ -41,29 +44,38 @@ def status(
 def report(options: ReportOptions, *, as_json: Json = False) -> None:
     """Write report.html, a page to look at a run, and a contact sheet; or compare two runs: comparison.html."""
     with clear_errors():
-        if options.compare:
-            from s3pot_batch.pipeline.report.compare import write_comparison
+        from s3pot_batch.pipeline.remote import at_hand
 
-            page = write_comparison(*options.compare, group=options.group, quiet=options.quiet)
-            show(str(page), {"comparison": str(page)}, as_json=as_json)
+        if not options.compare:
+            with at_hand(options.run) as run:
+                written = _report(replace(options, run=run))
+            show("\n".join(written.values()), written, as_json=as_json)
             return
-        from s3pot_batch.pipeline.job import run_folder
-        from s3pot_batch.pipeline.report.page import write_page
-        from s3pot_batch.pipeline.report.sheets import contact_sheet, segmented_faces
-        from s3pot_batch.pipeline.status import run_status
+        from s3pot_batch.pipeline.report.compare import write_comparison
 
-        folder = run_folder(options.manifest, options.run)
-        run_status(folder)
-        found = sum(1 for _ in islice(segmented_faces(folder), options.limit + 1))
-        if found > options.limit:
-            sys.stderr.write(f"Note: the sheet shows the first {options.limit} faces; --limit draws more\n")
-        page = write_page(
-            folder, manifest=options.manifest, group=options.group, first=options.photo or (), quiet=options.quiet
-        )
-        written = {"report": str(page)}
-        if found:
-            written["sheet"] = str(contact_sheet(folder, options.sheet or folder / "sheet.png", options.limit))
-        show("\n".join(written.values()), written, as_json=as_json)
+        with at_hand(options.compare[0], reads=True) as one, at_hand(options.compare[1]) as other:
+            page = write_comparison(one, other, group=options.group, quiet=options.quiet)
+        show(str(page), {"comparison": str(page)}, as_json=as_json)
+
+
+def _report(options: ReportOptions) -> dict[str, str]:
+    from s3pot_batch.pipeline.job import run_folder
+    from s3pot_batch.pipeline.report.page import write_page
+    from s3pot_batch.pipeline.report.sheets import contact_sheet, segmented_faces
+    from s3pot_batch.pipeline.status import run_status
+
+    folder = run_folder(options.manifest, options.run)
+    run_status(folder)
+    found = sum(1 for _ in islice(segmented_faces(folder), options.limit + 1))
+    if found > options.limit:
+        sys.stderr.write(f"Note: the sheet shows the first {options.limit} faces; --limit draws more\n")
+    page = write_page(
+        folder, manifest=options.manifest, group=options.group, first=options.photo or (), quiet=options.quiet
+    )
+    written = {"report": str(page)}
+    if found:
+        written["sheet"] = str(contact_sheet(folder, options.sheet or folder / "sheet.png", options.limit))
+    return written
 
 
 @commands.command("export", epilog="Example: s3pot-batch export --run runs/in --format png")
@@ -83,8 +95,10 @@ def export_(
     with clear_errors():
         from s3pot_batch.pipeline.export import export
         from s3pot_batch.pipeline.job import run_folder
+        from s3pot_batch.pipeline.remote import at_hand
 
-        done = export(run_folder(manifest, run), name, out, options)
+        with at_hand(run) as here:
+            done = export(run_folder(manifest, here), name, out, options)
         failures = [vars(one) for one in done.failures]
         facts = {"folder": str(done.folder), "files": done.count, "failures": failures}
         show(done.text(), facts, as_json=as_json)
@@ -105,8 +119,10 @@ def import_(
     with clear_errors():
         from s3pot_batch.pipeline.corrections.importing import import_corrections
         from s3pot_batch.pipeline.job import run_folder
+        from s3pot_batch.pipeline.remote import NEEDED, at_hand
 
-        done = import_corrections(run_folder(manifest, run), name, path)
+        with at_hand(run, only=NEEDED) as here:
+            done = import_corrections(run_folder(manifest, here), name, path)
         unread = [vars(one) for one in done.unread]
         facts = {"file": str(done.file), "taken": done.taken, "photos": done.photos, "unread": unread}
         show(done.text(), facts, as_json=as_json)

@@ -1,5 +1,7 @@
 """Commands that measure: evaluate, and compose for a benchmark to measure on."""
 
+from dataclasses import replace
+
 import typer
 
 from s3pot_batch.pipeline.cli.common import SOME_FAILED, clear_errors, show, takes
@@ -14,8 +16,10 @@ def evaluate(options: EvaluationOptions, *, as_json: Json = False) -> None:
     """Compare a run's masks with the manifest's column mask: table, evaluation.parquet, PNG plots."""
     with clear_errors():
         from s3pot_batch.pipeline.evaluation.run import run_evaluation
+        from s3pot_batch.pipeline.remote import at_hand
 
-        result, plots = run_evaluation(options)
+        with at_hand(options.run) as run:
+            result, plots = run_evaluation(replace(options, run=run))
         facts = {"summary": result.summary, "skipped": result.skipped, "rows": result.rows.to_pylist(),
                  "unread": list(result.unread), "plots": [str(path) for path in plots]}  # fmt: skip
         show("\n".join([result.table(), *map(str, plots)]), facts, as_json=as_json)

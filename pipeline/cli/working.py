@@ -60,28 +60,37 @@ def segment(
 
 @contextmanager
 def _listed(options: Options, photos: list[str] | None, *, dry_run: bool) -> Iterator[Options]:
-    """The options with a manifest: the one that was given, or one of the photos that were named.
+    """The options with a manifest, the one that was given or one of the photos that were named, and runs at hand.
 
     Raises:
-        ConfigError: both were given, or neither.
+        ConfigError: both were given, or neither; or a run folder cannot be used.
         ManifestError: nothing by these names is a photo.
     """
     given: Path | None = options.manifest
     if bool(photos) == bool(given):
         both = ", not both" if given else ""
         raise ConfigError(f"name photos or their folder, or a manifest with --manifest{both}")
-    if not photos:
-        yield options
-        return
+    from s3pot_batch.pipeline.remote import LENT, NEEDED, at_hand
+
+    with (
+        at_hand(options.run, only=NEEDED, reads=dry_run) as run,
+        at_hand(options.references, only=LENT, reads=True) as lender,
+        TemporaryDirectory() as scratch,  # a dry run writes nothing
+    ):
+        options = replace(options, run=run, references=lender)
+        yield _of_photos(options, photos, Path(scratch) if dry_run else None) if photos else options
+
+
+def _of_photos(options: Options, photos: list[str], place: Path | None) -> Options:
+    """The options with a manifest of photos, which is written to a place, else into the run folder."""
     from s3pot_batch.manifests.index import build_manifest
 
     base = Path(os.path.commonpath([_folder(one) for one in photos]))
     name = Path(photos[0]).stem if len(photos) == 1 and Path(photos[0]).is_file() else base.name
     run = options.run or Path("runs") / (name or "photos")
-    with TemporaryDirectory() as scratch:  # a dry run writes nothing
-        manifest = (Path(scratch) if dry_run else run) / "manifest.parquet"
-        build_manifest(photos, manifest, base=base, note=lambda line: sys.stderr.write(f"Note: {line}\n"))
-        yield replace(options, manifest=manifest, run=run)
+    manifest = (place or run) / "manifest.parquet"
+    build_manifest(photos, manifest, base=base, note=lambda line: sys.stderr.write(f"Note: {line}\n"))
+    return replace(options, manifest=manifest, run=run)
 
 
 def _folder(photos: str) -> Path:

@@ -71,7 +71,7 @@ def contents(run: Path, image_ids: Sequence[str]) -> dict[str, str]:
     plan = read_plan(run)
     numbers = plan.numbers(image_ids)
     wanted, found = set(image_ids), dict[str, str]()
-    for shard in plan.shards_of(numbers[numbers >= 0]).tolist():
+    for shard in np.unique(plan.shard_of(numbers[numbers >= 0])).tolist():
         items = items_path(run, "segments", shard)
         if items.exists():
             rows = read_table(items, columns=("image_id", "content")).to_pylist()

@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import cache
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,11 +37,12 @@ def weights_path(spec: PartSpec) -> Path:
 
 
 def _in_package(module: str, sha256: str) -> Path:
-    """The file of a module that carries weights, without running it; it has to be the one that is pinned."""
-    try:
-        found = find_spec(module)
-    except ModuleNotFoundError:
-        found = None
+    """The file of a module that carries weights, without running it or its package; it has to be the pinned one."""
+    package, *below = module.split(".")
+    found = find_spec(package)
+    for name in below:  # find_spec() would import the package: a fifth of a second in each command
+        within = found.submodule_search_locations if found else None
+        found = PathFinder.find_spec(name, within) if within is not None else None
     if found is None or found.origin is None:
         raise ConfigError(f"{module}: no such module; install the package that carries these weights")
     path = Path(found.origin)

@@ -3,9 +3,12 @@
 import os
 import signal
 import socket
+import ssl
 import time
+from contextlib import suppress
 from dataclasses import replace
 
+import dask
 import pyarrow as pa
 import pytest
 import torch
@@ -18,7 +21,7 @@ from s3pot_batch.manifests.plan import Plan, make_plan
 from s3pot_batch.pipeline.devices import Place
 from s3pot_batch.pipeline.job import Tasks
 from s3pot_batch.pipeline.runner import Runner, run_serial
-from s3pot_batch.pipeline.scheduling import PRELOAD, _local_cluster, dask_runner
+from s3pot_batch.pipeline.scheduling import _local_cluster, dask_runner
 from s3pot_batch.stages.attempts import HOPELESS
 from s3pot_batch.stages.base import ShardReport, stage_named
 from s3pot_batch.stages.errors import ConfigError, DeviceLost
@@ -191,10 +194,12 @@ class TestDask(RunnerContract):
             raise AssertionError("there is no scheduler")
         assert time.monotonic() - started < 20
 
-    def test_a_worker_that_dies_while_it_starts_is_started_again(self, tmp_path, monkeypatch):
+    def test_a_worker_that_dies_while_it_starts_is_started_again(self, tmp_path):
         place = Place("cpu", (*PLACES[0].environment, ("TOY_DIES", str(tmp_path / "died"))))
-        monkeypatch.setattr("s3pot_batch.pipeline.scheduling.PRELOAD", (*PRELOAD, "tests.pipeline.dies_twice"))
-        with dask_runner([place]) as run:
+        with (
+            dask.config.set({"distributed.worker.preload": ["tests.pipeline.dies_twice"]}),
+            dask_runner([place]) as run,
+        ):
             reports = run(toy_stage.works, tasks(tmp_path), CONTEXT, lambda _: None)
         assert [report.ok for report in reports] == [2, 2, 2]
         assert (tmp_path / "died").read_text() == "xx"
@@ -202,8 +207,9 @@ class TestDask(RunnerContract):
     def test_a_worker_that_never_starts_is_an_error(self, tmp_path, monkeypatch):
         monkeypatch.setattr("s3pot_batch.pipeline.scheduling.FAILURES", 2)
         place = Place("cpu", (("TOY_DIES", str(tmp_path / "died")),))
-        monkeypatch.setattr("s3pot_batch.pipeline.scheduling.PRELOAD", (*PRELOAD, "tests.pipeline.dies_twice"))
-        with pytest.raises(ConfigError, match="the worker processes end as soon as they start"), dask_runner([place]):
+        preload = dask.config.set({"distributed.worker.preload": ["tests.pipeline.dies_twice"]})
+        end = pytest.raises(ConfigError, match="the worker processes end as soon as they start")
+        with preload, end, dask_runner([place]):
             raise AssertionError("there is no worker")
 
     @pytest.mark.parametrize(
@@ -221,18 +227,24 @@ class TestDask(RunnerContract):
             assert str(raised.value).startswith(f"--scheduler {cluster.address}: {reason}; what is done stays")
         assert "Traceback" not in capfd.readouterr().err
 
-    def test_nobody_who_does_not_know_the_secret_is_listened_to(self):
+    def test_nobody_without_the_commands_certificate_is_listened_to(self):
         with _local_cluster(PLACES[:1]) as cluster:
-            scheme, place = cluster.scheduler_address.split("://")
-            host, port = place.split(":")
+            address = cluster.scheduler_address
+            host, port = address.removeprefix("tls://").split(":")
             for said in (b"", bytes(32), bytes(4096)):
                 with socket.create_connection((host, int(port)), timeout=10) as stranger:
                     stranger.sendall(said)
                     stranger.shutdown(socket.SHUT_WR)
-                    assert stranger.recv(1) == b"", "it is told nothing"
+                    with suppress(ConnectionResetError):
+                        assert stranger.recv(2**16)[:1] in {b"", b"\x15"}, "it is told nothing but TLS's alert"
+            trusting = ssl.create_default_context()
+            trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+            refused = pytest.raises(OSError, match=r"CERT|reset")  # with TLS 1.3 it is said when something is read
+            with refused, trusting.wrap_socket(socket.create_connection((host, int(port)), timeout=10)) as stranger:
+                stranger.recv(1)
             with pytest.raises(OSError, match=r"Timed out|in <"):
-                Client(f"tcp://{place}", timeout=2, set_as_default=False)
-            with dask_runner(address=f"{scheme}://{place}"):  # as this process does know it
+                Client(f"tcp://{host}:{port}", timeout=1, set_as_default=False)
+            with Client(address, security=cluster.security, timeout=10, set_as_default=False):
                 pass
 
     def test_a_scheduler_that_gives_up_sooner_costs_no_photo_its_neighbours(self, tmp_path):
@@ -242,8 +254,3 @@ class TestDask(RunnerContract):
         with theirs as cluster, dask_runner(address=cluster.address) as run:
             [report] = run(toy_stage.dies_at_the_second_photo, tasks(tmp_path, 1), ON_A_CARD, lambda _: None)
         assert (report.error, report.items) == (None, 3)
-
-    def test_a_running_scheduler_is_used(self, tmp_path):
-        with _local_cluster(PLACES[:1]) as cluster, dask_runner(address=cluster.scheduler_address) as run:
-            reports = run(toy_stage.works, tasks(tmp_path), CONTEXT, lambda _: None)
-        assert [report.ok for report in reports] == [2, 2, 2]

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from s3pot_batch.manifests import files
+from s3pot_batch.manifests import finished as finishing
 from s3pot_batch.manifests import plan as planning
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.manifest import read_manifest
@@ -61,6 +62,13 @@ def test_a_summary_for_people_counts_and_gives_reasons(photos, segmented):
     assert lines[2].startswith("    gone: ")
     assert lines[3:5] == [f"  {segmented / name}" for name in ("segments.parquet", "masks.zarr")]
     assert lines[5:] == [f"Look at them: s3pot-batch report --run {segmented}"]
+
+
+def test_what_a_command_has_finished_is_kept_in_one_file_a_stage(blanks, tmp_path, monkeypatch):
+    monkeypatch.setattr(finishing, "WORTH_KEEPING", 4)
+    assert working("segment", blanks, tmp_path / "run").exit_code == 0
+    kept = {path.name for path in (tmp_path / "run" / "items").glob("*.parquet")}
+    assert kept == {"references.parquet", "decoded.parquet", "segments.parquet"}
 
 
 def test_a_folder_of_photos_needs_no_manifest(blanks, tmp_path, monkeypatch):

@@ -34,41 +34,6 @@ def test_urls_are_read_through_fsspec():
         read_bytes("memory://photos/large.jpg", BOUNDS)
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    """A bucket of an S3 server on this machine, with one photo."""
-    import s3fs  # both load much, and one process of the tests needs them
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "ENDPOINT_URL": f"http://{host}:{port}",
-            "ACCESS_KEY_ID": "a",
-            "SECRET_ACCESS_KEY": "b",
-        }.items():
-            patch.setenv(f"AWS_{name}", value)
-        store = s3fs.S3FileSystem()
-        store.mkdir("photos")
-        store.pipe("photos/ä b.jpg", b"photo")
-        store.pipe("photos/large.jpg", bytes(1001))
-        yield "s3://photos"
-    server.stop()
-
-
-def test_photos_of_a_bucket_are_read_as_aws_settings_say(bucket):
-    bounds = BOUNDS.model_copy(update={"max_seconds": 20.0})
-    assert read_bytes(f"{bucket}/ä b.jpg", bounds) == b"photo"
-    with pytest.raises(FileTooLarge, match=r"faces\.max_bytes"):
-        read_bytes(f"{bucket}/large.jpg", bounds)
-    with pytest.raises(MissingFile, match="no such file"):
-        read_bytes(f"{bucket}/none.jpg", bounds)
-    with pytest.raises(MissingFile, match="no such file"):
-        read_bytes("s3://nobucket/none.jpg", bounds)
-
-
 class Answers(BaseHTTPRequestHandler):
     """Sends a photo, or the status that its path says, or nothing for a while."""
 

@@ -95,9 +95,17 @@ def test_of_two_in_one_place_the_surer_parse_wins_and_not_the_surer_detection(fi
     assert np.linalg.norm(centre(best) - (X, Y)) < 0.3 * ACROSS
 
 
-def test_two_looks_at_one_face_are_one(finder, astronaut):
+def test_two_detections_of_one_face_are_one_and_only_one_is_parsed(finder, astronaut, monkeypatch):
+    parsed, look = [], FaceFinder._looked
+
+    def noted(self, photo, one, least):
+        parsed.append(one.score)
+        return look(self, photo, one, least)
+
+    monkeypatch.setattr(FaceFinder, "_looked", noted)
     [face] = finder(candidate(X, Y, 0.6), candidate(X + 4, Y - 3, 0.8)).find(astronaut)
     assert np.linalg.norm(centre(face) - (X, Y)) < 0.3 * ACROSS
+    assert parsed == [0.8]
 
 
 def test_what_cannot_be_parsed_surely_is_no_face(finder, astronaut):

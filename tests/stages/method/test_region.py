@@ -108,6 +108,13 @@ def test_a_large_reference_differs_where_a_small_one_does():
     assert iou(shrunk(marked(1024)), marked(256)) > 0.97
 
 
+def test_a_texture_finer_than_what_is_looked_at_is_no_difference():
+    photo = np.full((4 * BOUND, 4 * BOUND, 3), 127, np.uint8)
+    stripes = np.tile(np.array([-60, 60, 60, -60]), BOUND)[:, None]
+    assert not differs(photo, (photo + stripes).astype(np.uint8), ReferenceSettings()).any()
+    assert differs(photo, (photo + abs(stripes)).astype(np.uint8), ReferenceSettings()).all()
+
+
 def aligned(side):
     """A face that fills a photo of 400 pixels."""
     points = np.array([[140, 170], [260, 170], [200, 230], [150, 300], [250, 300]], float)

@@ -1,0 +1,115 @@
+"""One command at a time on a run folder in a storage: an object there that says who holds it, and that it lives.
+
+No storage tells when a process has died. So who holds a folder writes to the object again and again, and one that has
+not changed for a while belongs to nobody any more.
+"""
+
+import json
+import sys
+import threading
+import time
+import uuid
+from typing import Any
+
+from s3pot_batch.manifests.errors import one_line
+from s3pot_batch.pipeline.lock import facts_of_this_command, told
+from s3pot_batch.stages.errors import ConfigError
+
+NAME = ".lock.json"
+BEAT_SECONDS = 10.0
+"""Between two signs of life."""
+SILENT_SECONDS = 45.0
+"""Without any, whoever held the folder is taken for dead."""
+
+
+class Lease:
+    """A run folder that this command holds.
+
+    Args:
+        files: the storage, one of fsspec's.
+        folder: the run folder in there.
+        place: where this command's working copy is; nobody else of this machine uses the same one at the same time.
+    """
+
+    def __init__(self, files: Any, folder: str, place: str) -> None:  # noqa: ANN401 — fsspec is not typed
+        self.files, self.path, self.lost = files, f"{folder}/{NAME}", False
+        self.facts = {**facts_of_this_command(), "place": place, "token": uuid.uuid4().hex}
+        self._ended = threading.Event()
+        self._beats = threading.Thread(target=self._beat, daemon=True)
+
+    def acquire(self) -> None:
+        """Wait until it is clear whether anybody holds the folder, which takes ``SILENT_SECONDS`` at most, and hold it.
+
+        Raises:
+            ConfigError: somebody does; the text says who.
+        """
+        while not self._create():
+            self._check_dead()
+            self.files.rm_file(self.path)
+        self._beats.start()
+
+    def release(self) -> None:
+        """Give it back, unless somebody else has taken it."""
+        self._ended.set()
+        self._beats.join()
+        if self._is_ours():
+            self.files.rm_file(self.path)
+
+    def check(self) -> None:
+        """Make sure that it is held still.
+
+        Raises:
+            ConfigError: another command took this one for dead.
+        """
+        if self.lost:
+            raise ConfigError(f"{self.path}: another command has taken the run folder over; wait for it, and run again")
+
+    def _create(self) -> bool:
+        try:
+            self.files.pipe_file(self.path, self._content(), mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def _content(self) -> bytes:
+        return json.dumps({**self.facts, "sign": time.time()}).encode()
+
+    def _read(self) -> bytes:
+        try:
+            return bytes(self.files.cat_file(self.path))
+        except FileNotFoundError:
+            return b""
+
+    def _is_ours(self) -> bool:
+        return json.dumps(self.facts["token"]).encode() in self._read()
+
+    def _check_dead(self) -> None:
+        first, deadline = self._read(), time.monotonic() + SILENT_SECONDS
+        facts = _facts(first)
+        if all(facts.get(name) == self.facts[name] for name in ("host", "place")):
+            return  # whoever it was would still have the working copy, which is this command's now
+        sys.stderr.write(
+            f"Note: {told(facts)} has held the run; without a sign for {SILENT_SECONDS:g} s it is taken over\n"
+        )
+        while time.monotonic() < deadline:
+            if self._read() != first:
+                raise ConfigError(f"{self.path}: the run is in use by {told(facts)}; wait for it, or use another --run")
+            time.sleep(BEAT_SECONDS / 5)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            try:
+                if not self._is_ours():
+                    self.lost = True
+                    return
+                self.files.pipe_file(self.path, self._content())
+            except Exception as error:  # noqa: BLE001 — each storage has errors of its own; it may be back for the next sign
+                self.facts["trouble"] = one_line(error)
+
+
+def _facts(content: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
