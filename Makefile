@@ -5,6 +5,9 @@ PY := $(VENV)/bin/python
 S3POT := $(VENV)/bin/s3pot-batch
 STAMP := $(VENV)/.installed
 
+# Of tests: one more than cores, as many of them wait for others.
+PROCESSES := $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() + 1, 8))")
+
 DEMO := demo/photos/manifest.parquet
 MANIFEST ?= $(DEMO)
 RUN ?= runs/$(if $(filter $(DEMO),$(MANIFEST)),photos,$(basename $(notdir $(MANIFEST))))
@@ -40,7 +43,7 @@ references train segment: $(MANIFEST) | $(STAMP)
 # A file's tests share what they set up and stay together; the slow files come early in the alphabet, so keep its order.
 # What one process has compiled is kept for the dozens that come after it.
 test: $(STAMP)
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -51,8 +51,8 @@ def test_each_variant_is_trained_elsewhere_and_segments_the_base(tmp_path, done)
     said: list[str] = []
     runs = ablate(base, training, said.append)
     own = {
-        "with FE", "without the mask prompt", "decoded both", "with the refiner", "edges by GrabCut", "one pass",
-        "not per image",
+        "with FE", "without the mask prompt", "every fourth point, both ways", "decoded both", "with the refiner",
+        "edges by GrabCut", "one pass", "not per image",
     }  # fmt: skip
     assert list(runs) == said == [variant.name for variant in VARIANTS if variant.name not in own]
     by_run = {job.run: job for job in done}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from recipes import adapter_photos, inpainter, parser, prompt_samples, refiner_samples
 from recipes.faces import ANNOTATED, UNLABELLED, Faces, crop, is_held_out, read_annotation
-from recipes.held_out import write_held_out
+from recipes.held_out import wears, write_held_out
 from s3pot_batch.stages.models.taxonomy import CELEBM
 
 SAMPLES: dict[ModuleType, Callable[[Faces], Callable[[np.random.Generator], object]]] = {
@@ -116,3 +116,11 @@ def test_the_faces_that_nothing_trains_on_are_written_with_their_places(data, tm
     assert is_held_out(row["image"])
     assert all(Path(row[name]).is_absolute() and Path(row[name]).is_file() for name in ("image", "parse"))
     assert np.shape(row["landmarks"]) == (5, 2)
+
+
+@pytest.mark.parametrize(("side", "worn"), [(60, True), (10, False)])
+def test_who_wears_glasses_by_its_annotation_is_no_clean_face(tmp_path, side, worn):
+    annotation = np.ones((512, 512), np.uint8)  # 1 is skin, and 3 are glasses
+    annotation[200 : 200 + side, 100 : 100 + side] = 3
+    cv2.imwrite(str(tmp_path / "parse.png"), annotation)
+    assert wears(tmp_path / "parse.png") == worn
