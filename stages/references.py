@@ -95,32 +95,33 @@ def _worked_on(
     values: dict[int, Mapping[str, NDArray[np.generic]]] = {}
     looked_at: set[int] = set()
 
-    def refer(group: Sequence[_Found], rest: Sequence[_Found]) -> None:
-        attempts.begin(*looked_at, *{one.item.index for one in group})
-        for one, face in zip(group, _referred(group, stage_one), strict=True):
-            index = one.item.index
-            if isinstance(face, Exception):
-                outcomes[index] = _failed(outcomes[index], face)
-            elif outcomes[index].status == "ok":
-                values[one.row] = _arrays(face)
-                faces_so_far = outcomes[index].faces
-                outcomes[index] = replace(outcomes[index], faces=(*faces_so_far, _described(one.row, face)))
-        through = {one.item.index for one in group} - {one.item.index for one in rest}
-        attempts.came_through(*through)
-        context.headway.add(len(through))
-
     waiting: list[_Found] = []
+
+    def refer(least: int) -> None:
+        """Generate the references of those that wait, a batch at a time, until fewer than ``least`` are left."""
+        while len(waiting) >= least:
+            group = waiting[:at_once]
+            del waiting[:at_once]
+            attempts.begin(*looked_at, *{one.item.index for one in group})
+            for one, face in zip(group, _referred(group, stage_one), strict=True):
+                index = one.item.index
+                if isinstance(face, Exception):
+                    outcomes[index] = _failed(outcomes[index], face)
+                elif outcomes[index].status == "ok":
+                    values[one.row] = _arrays(face)
+                    faces_so_far = outcomes[index].faces
+                    outcomes[index] = replace(outcomes[index], faces=(*faces_so_far, _described(one.row, face)))
+            through = {one.item.index for one in group} - {one.item.index for one in waiting}
+            attempts.came_through(*through)
+            context.headway.add(len(through))
+
     with closing(_looks(items, stage_one, attempts, context, looked_at)) as looks:
         # beside a card there is more to look at meanwhile; on a CPU one step comes after the other
         for item, outcome, faces in looks if context.device != "cpu" else [*looks]:
             outcomes[item.index] = outcome
             waiting += [_Found(item, slot, face) for slot, face in enumerate(faces)]
-            while len(waiting) >= at_once:
-                group, waiting = waiting[:at_once], waiting[at_once:]
-                refer(group, waiting)
-    while waiting:
-        group, waiting = waiting[:at_once], waiting[at_once:]
-        refer(group, waiting)
+            refer(at_once)
+    refer(1)
     return outcomes, values
 
 

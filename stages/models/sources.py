@@ -80,10 +80,11 @@ def sources(spec: PartSpec) -> dict[Path, Source]:
         return {path: FILES[path.name]}
     if spec.kind != "controlnet" or path.name != PIPELINE:
         return {}
-    options, lora = dict(spec.options), dict(spec.options).get("lora")
+    options = dict(spec.options)
     found = _pipeline(conditions(spec), str(options.get("ip_adapter", "")))
+    lora = str(options.get("lora", ""))
     if lora in LORAS:  # another is somebody's own
-        found.append((f"lora/{lora}", LORAS[str(lora)]))
+        found.append((f"lora/{lora}", LORAS[lora]))
     return {path / name: source for name, source in found}
 
 
