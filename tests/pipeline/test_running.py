@@ -238,7 +238,8 @@ class TestDask(RunnerContract):
                         stranger.shutdown(socket.SHUT_WR)
                         assert stranger.recv(2**16)[:1] in {b"", b"\x15"}, "it is told nothing but TLS's alert"
                     except OSError as hung_up:  # it may be before all is said, at whichever call that shows
-                        assert hung_up.errno in {errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE}
+                        if hung_up.errno not in {errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE}:
+                            raise
             trusting = ssl.create_default_context()
             trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
             refused = pytest.raises(OSError, match=r"CERT|reset")  # with TLS 1.3 it is said when something is read
