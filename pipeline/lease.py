@@ -1,7 +1,8 @@
-"""One command at a time on a run folder in a storage: an object there that says who holds it, and that it lives.
+"""One command at a time on a run folder in a storage: an object there that says who holds it, and one that it lives.
 
-No storage tells when a process has died. So who holds a folder writes to the object again and again, and one that has
-not changed for a while belongs to nobody any more.
+No storage tells when a process has died. So who holds a folder writes its sign of life again and again, and where none
+has come for a while the folder belongs to nobody any more. The sign is an object of its own: a process that has slept
+must not write over the name of the one that holds the folder now.
 """
 
 import json
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 import uuid
+from contextlib import suppress
 from typing import Any
 
 from s3pot_batch.manifests.errors import one_line
@@ -32,8 +34,9 @@ class Lease:
     """
 
     def __init__(self, files: Any, folder: str, place: str) -> None:  # noqa: ANN401 — fsspec is not typed
-        self.files, self.path, self.lost = files, f"{folder}/{NAME}", False
+        self.files, self.folder, self.path, self.lost = files, folder, f"{folder}/{NAME}", False
         self.facts = {**facts_of_this_command(), "place": place, "token": uuid.uuid4().hex}
+        self.sign = self._sign_of(self.facts)
         self._ended = threading.Event()
         self._beats = threading.Thread(target=self._beat, daemon=True)
 
@@ -44,8 +47,7 @@ class Lease:
             ConfigError: somebody does; the text says who.
         """
         while not self._create():
-            self._check_dead()
-            self.files.rm_file(self.path)
+            self._remove_dead()
         self._beats.start()
 
     def release(self) -> None:
@@ -53,7 +55,8 @@ class Lease:
         self._ended.set()
         self._beats.join()
         if self._is_ours():
-            self.files.rm_file(self.path)
+            self._remove(self.path)
+        self._remove(self.sign)
 
     def check(self) -> None:
         """Make sure that it is held still.
@@ -66,33 +69,46 @@ class Lease:
 
     def _create(self) -> bool:
         try:
-            self.files.pipe_file(self.path, self._content(), mode="create")
+            self.files.pipe_file(self.path, json.dumps(self.facts).encode(), mode="create")
         except FileExistsError:
             return False
         return True
 
-    def _content(self) -> bytes:
-        return json.dumps({**self.facts, "sign": time.time()}).encode()
-
-    def _read(self) -> bytes:
+    def _read(self, path: str) -> bytes:
         try:
-            return bytes(self.files.cat_file(self.path))
+            return bytes(self.files.cat_file(path))
         except FileNotFoundError:
             return b""
 
-    def _is_ours(self) -> bool:
-        return json.dumps(self.facts["token"]).encode() in self._read()
+    def _remove(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self.files.rm_file(path)
 
-    def _check_dead(self) -> None:
-        first, deadline = self._read(), time.monotonic() + SILENT_SECONDS
-        facts = _facts(first)
-        if all(facts.get(name) == self.facts[name] for name in ("host", "place")):
-            return  # whoever it was would still have the working copy, which is this command's now
+    def _is_ours(self) -> bool:
+        return _facts(self._read(self.path)).get("token") == self.facts["token"]
+
+    def _sign_of(self, facts: dict[str, Any]) -> str:
+        return f"{self.folder}/.lock.{facts.get('token', '')}"
+
+    def _remove_dead(self) -> None:
+        """Take the folder from a holder of whom no sign comes."""
+        held = self._read(self.path)
+        facts = _facts(held)
+        sign = self._sign_of(facts)
+        is_on_our_copy = all(facts.get(name) == self.facts[name] for name in ("host", "place"))
+        if held and not is_on_our_copy:  # who works on this command's copy would hold it, so it is dead
+            self._check_silent(held, facts, sign)
+        if self._read(self.path) == held:
+            self._remove(self.path)
+            self._remove(sign)
+
+    def _check_silent(self, held: bytes, facts: dict[str, Any], sign: str) -> None:
+        first, deadline = self._read(sign), time.monotonic() + SILENT_SECONDS
         sys.stderr.write(
             f"Note: {told(facts)} has held the run; without a sign for {SILENT_SECONDS:g} s it is taken over\n"
         )
         while time.monotonic() < deadline:
-            if self._read() != first:
+            if (self._read(self.path), self._read(sign)) != (held, first):
                 raise ConfigError(f"{self.path}: the run is in use by {told(facts)}; wait for it, or use another --run")
             time.sleep(BEAT_SECONDS / 5)
 
@@ -102,7 +118,7 @@ class Lease:
                 if not self._is_ours():
                     self.lost = True
                     return
-                self.files.pipe_file(self.path, self._content())
+                self.files.pipe_file(self.sign, str(time.time()).encode())
             except Exception as error:  # noqa: BLE001 — each storage has errors of its own; it may be back for the next sign
                 self.facts["trouble"] = one_line(error)
 

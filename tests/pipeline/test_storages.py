@@ -149,6 +149,7 @@ def test_a_second_command_on_a_bucket_says_who_holds_the_run(store, machine):
     held = Path("s3://bucket/held")
     with at_hand(held) as copy:
         assert "bucket/held" in str(copy)
+        begun = store.info("bucket/held/.lock.json")["LastModified"], store.cat("bucket/held/.lock.json")
         with (
             pytest.raises(ConfigError, match="in use by another command on this machine"),
             at_hand(Path("s3://bucket/held")),
@@ -159,12 +160,15 @@ def test_a_second_command_on_a_bucket_says_who_holds_the_run(store, machine):
             raise AssertionError("it is held")
         with at_hand(Path("s3://bucket/held"), reads=True) as other:
             assert other != copy
+        now = store.info("bucket/held/.lock.json")["LastModified"], store.cat("bucket/held/.lock.json")
+        assert now == begun, "a process that has slept would write over who has taken the run meanwhile"
         store.pipe("bucket/held/.lock.json", b"{}")  # as one does who took this command for dead
         HELD[copy].lease._beats.join(10)
         (copy / "new").write_text("x")
         with pytest.raises(ConfigError, match="another command has taken the run folder over"):
             HELD[copy].put_up()
         (copy / "new").unlink()
+    assert [name for name in store.ls("bucket/held") if "/.lock." in name] == ["bucket/held/.lock.json"], "not its own"
     store.rm("bucket/held/.lock.json")
 
 
