@@ -85,7 +85,7 @@ class Lease:
             self.files.rm_file(path)
 
     def _is_ours(self) -> bool:
-        return _facts(self._read(self.path)).get("token") == self.facts["token"]
+        return bool(_facts(self._read(self.path)).get("token") == self.facts["token"])
 
     def _sign_of(self, facts: dict[str, Any]) -> str:
         return f"{self.folder}/.lock.{facts.get('token', '')}"

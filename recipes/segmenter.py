@@ -101,7 +101,7 @@ def decode(
         B×K×M×4T×4T logits and B×K×M predicted IoU.
     """
     flat = {name: sample[name].flatten(0, 1) for name in ("points", "labels", "boxes", "hints")}
-    dense = None
+    dense = segmenter.no_map
     if boxes:
         prompts = segmenter.embed_boxes(flat["boxes"] / SIZE)
         padding = prompts.new_zeros(prompts.shape[:2], dtype=torch.bool)
@@ -113,10 +113,11 @@ def decode(
         padding[:, :used] = labels < 0
         hinted = flat["hints"].abs().amax((1, 2)).reshape(-1, 1, 1, 1) > 0
         if hinted.any():
-            unhinted = segmenter.sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-            dense = torch.where(hinted, segmenter.embed_maps(flat["hints"]), unhinted)
+            dense = torch.where(hinted, segmenter.embed_maps(flat["hints"]), dense)
     every = tokens.repeat_interleave(sample["points"].shape[1], dim=0)
-    logits, quality = decode_masks(segmenter.sam, every, prompts, padding, dense, masks=masks)
+    logits, quality = decode_masks(
+        segmenter.sam.mask_decoder, every + dense, segmenter.places, prompts, padding, masks=masks
+    )
     shape = sample["points"].shape[:2]
     return logits.reshape(*shape, *logits.shape[1:]), quality.reshape(*shape, -1)
 

@@ -106,6 +106,9 @@ class SegmentSettings(Section):
     """FE: match prompt-conditioned features; else the encoder's plain tokens."""
     adapter: bool = True
     """PS's adapter, one self-attention layer; else the prompts go to the decoder as they are."""
+    window: Annotated[bool, Prompting] = False
+    """FE, matching and the decoder see only what is in and around M, one face after the other: as good, and quicker on
+    a processor's core; a GPU is quicker with batches of whole frames (as published)."""
     prompt_step: Count = 1
     """The decoder gets every n-th prompt along x and y; its time grows with their number."""
     mask_prompt: bool = False

@@ -29,7 +29,8 @@ FORBIDDEN = {
 }
 """What must not be loaded once every module of a room is, whoever asked for it."""
 BELOW_THE_METHOD = {
-    f"{PACKAGE}.stages.{name}" for name in ("errors", "plugins", "settings", "models.protocols", "models.taxonomy")
+    f"{PACKAGE}.stages.{name}"
+    for name in ("errors", "plugins", "settings", "models.protocols", "models.taxonomy", "models.windows")
 }
 """All of the package that the method loads."""
 

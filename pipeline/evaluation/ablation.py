@@ -42,6 +42,7 @@ VARIANTS = (
     Variant("with the mask prompt", {"segments": {"mask_prompt": True}}),
     Variant("without the mask prompt", {"segments": {"mask_prompt": False}}),
     Variant("matching as published", {"segments": {"min_similarity": 0.0, "reach": 1.0}}),
+    Variant("the whole frame", {"segments": {"window": False}}),
     Variant("all points", {"segments": {"prompt_step": 1}}),
     Variant("every fourth point, both ways", {"segments": {"prompt_step": 4}}),
     Variant("decoded face", {"segments": {"target": "face"}}),

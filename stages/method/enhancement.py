@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from s3pot_batch.stages.models.protocols import Segmenter
+from s3pot_batch.stages.models.windows import TokenWindow, within
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,11 @@ class Enhanced:
     initial: Tensor
     """2 float32, (x, y) of the initial positive point in 0..1 of the frame."""
     raw: Tensor
-    """T²×C float32, prompt-conditioned features F(I)."""
+    """N×C float32, prompt-conditioned features F(I) of the window's N tokens."""
     reference: Tensor
-    """T²×C float32, prompt-conditioned features F(R)."""
+    """N×C float32, prompt-conditioned features F(R)."""
+    window: TokenWindow
+    """Which tokens those are."""
 
 
 def token_centres(tokens: int, device: torch.device | None = None) -> Tensor:
@@ -59,20 +62,37 @@ def enhance(
 
 
 def enhance_all(
-    segmenter: Segmenter, pairs: Sequence[tuple[Tensor, Tensor, Tensor]], *, conditioned: bool = True
+    segmenter: Segmenter,
+    pairs: Sequence[tuple[Tensor, Tensor, Tensor]],
+    *,
+    conditioned: bool = True,
+    windowed: bool = False,
 ) -> list[Enhanced]:
-    """FE of one or more pairs (raw, reference, inside), whose 2B pictures the transformer sees as one batch."""
+    """FE of one or more pairs (raw, reference, inside), whose 2B pictures the transformer sees as one batch.
+
+    Windowed, it sees only what is in and around M, of one pair after the other.
+    """
     if not all(inside.any() for _, _, inside in pairs):
         raise ValueError("the face region holds no token")
     compared = slice(segmenter.shape.channels)
     contrasts = [F.cosine_similarity(raw[compared], reference[compared], dim=0) for raw, reference, _ in pairs]
     initials = [_agreeing(contrast, inside) for contrast, (_, _, inside) in zip(contrasts, pairs, strict=True)]
-    both = torch.stack([tokens for raw, reference, _ in pairs for tokens in (raw, reference)])
-    if conditioned:
-        features = attended(segmenter, both, torch.stack(initials).repeat_interleave(2, dim=0))
+    windows = [_around(inside) if windowed else TokenWindow.whole(inside.shape[-1]) for _, _, inside in pairs]
+    shown = [window.cut(torch.stack(pair[:2])) for pair, window in zip(pairs, windows, strict=True)]
+    if not conditioned:
+        features = [two[:, compared].flatten(2).transpose(1, 2) for two in shown]
+    elif windowed:
+        each = zip(windows, shown, initials, strict=True)
+        features = [attended(within(segmenter, window), two, point) for window, two, point in each]
     else:
-        features = both[:, compared].flatten(2).transpose(1, 2)
-    return [Enhanced(*one) for one in zip(contrasts, initials, features[::2], features[1::2], strict=True)]
+        points = torch.stack(initials).repeat_interleave(2, dim=0)
+        features = [*torch.split(attended(segmenter, torch.cat(shown), points), 2)]
+    found = zip(contrasts, initials, features, windows, strict=True)
+    return [Enhanced(contrast, initial, two[0], two[1], window) for contrast, initial, two, window in found]
+
+
+def _around(inside: Tensor) -> TokenWindow:
+    return TokenWindow.around(inside.flatten().nonzero(), inside.shape[-1])
 
 
 def _agreeing(contrast: Tensor, inside: Tensor) -> Tensor:

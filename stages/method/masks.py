@@ -23,6 +23,10 @@ REACH = 1 / 32
 """How far beyond what was decoded a refiner may mark, as a share of the frame's side."""
 
 
+SPECKS = 0.003
+"""A share of M that is no thing: of 806 faces, hidden and not, the refiner left nothing in any of the 360 with less."""
+
+
 @dataclass(frozen=True)
 class Decoded:
     """What the decoder makes of one face in the aligned frame, S×S each; edges and threshold come after it."""
@@ -128,11 +132,14 @@ def draw(
 def corrected(pair: Pair, decoded: NDArray[np.float32], threshold: float, refiner: Refiner) -> NDArray[np.float32]:
     """S×S probabilities: the refiner's in what was decoded and ``REACH`` around it; elsewhere it may only clear.
 
-    It moves edges and finds nothing of its own: dark eyes, which a reference draws lighter, would be things to it.
+    It moves edges and finds nothing of its own: dark eyes, which a reference draws lighter, would be things to it. Specks
+    are cleared without asking it.
     """
     hidden = decoded > threshold
     if not hidden.any():
         return decoded
+    if ratio(hidden, pair.region) <= SPECKS:
+        return np.where(hidden, np.float32(0), decoded)
     [found] = refiner.refine([Decision(pair.raw, pair.reference, pair.region, decoded)])
     near = dilated(hidden, round(REACH * len(hidden)))
     return np.where(pair.region, np.where(near, found, np.minimum(found, decoded)), np.float32(0)).astype(np.float32)

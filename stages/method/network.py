@@ -12,6 +12,7 @@ from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.enhancement import enhance_all, token_centres, token_region
 from s3pot_batch.stages.method.selection import Prompts, select_all
 from s3pot_batch.stages.models.protocols import Adapter, Segmenter
+from s3pot_batch.stages.models.windows import TokenWindow, within
 from s3pot_batch.stages.settings import SegmentSettings
 
 DEFAULT = SegmentSettings()
@@ -26,6 +27,11 @@ class Prompted:
     contrast: Tensor
     """T×T, cosine of raw and reference tokens: 1 where they agree."""
     prompts: Prompts
+
+    @property
+    def window(self) -> TokenWindow:
+        """Around the prompts, which are all tokens of M."""
+        return TokenWindow.around(self.prompts.cells, self.tokens.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -82,13 +88,15 @@ class S3POT(nn.Module):
         asked = self.settings
         insides = [token_region(region, raw.shape[-1]) for raw, _, region in pairs]
         given = [(raw, reference, inside) for (raw, reference, _), inside in zip(pairs, insides, strict=True)]
-        enhanced = enhance_all(self.segmenter, given, conditioned=asked.enhance)
+        enhanced = enhance_all(self.segmenter, given, conditioned=asked.enhance, windowed=asked.window)
         prompts = select_all(enhanced, insides, min_similarity=asked.min_similarity, reach=asked.reach)
         each = zip(pairs, enhanced, prompts, strict=True)
         return [Prompted(raw, one.contrast, some) for (raw, _, _), one, some in each]
 
     def forward(self, batch: Sequence[Prompted]) -> list[Segmentation]:
         """Re-weight the prompts and decode one mask per image; as many prompts per image as it has."""
+        if self.settings.window and len(batch) > 1:  # each has a window of its own
+            return [answer for one in batch for answer in self([one])]
         if self.settings.target != "both":
             return self._decode(batch, flip=self.settings.target == "occlusion")
         pairs = zip(self._decode(batch, flip=False), self._decode(batch, flip=True), strict=True)
@@ -110,8 +118,18 @@ class S3POT(nn.Module):
             labels = torch.stack([label_map(one, self.settings.min_similarity) for one in batch])
             maps = self.segmenter.embed_maps(-labels if flip else labels)
         tokens = torch.stack([prompted.tokens for prompted in batch])
-        logits, iou = self.segmenter.decode(tokens, prompts, padding, maps)
+        if self.settings.window:
+            logits, iou = self._decode_within(batch[0].window, tokens, prompts, maps)
+        else:
+            logits, iou = self.segmenter.decode(tokens, prompts, padding, maps)
         return [Segmentation(-one if flip else one, quality) for one, quality in zip(logits, iou, strict=True)]
+
+    def _decode_within(
+        self, window: TokenWindow, tokens: Tensor, prompts: Tensor, maps: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        seen = None if maps is None else window.cut(maps)
+        logits, iou = within(self.segmenter, window).decode(window.cut(tokens), prompts, maps=seen)
+        return window.filled(logits), iou
 
     def _embed(self, prompted: Prompted, *, flip: bool) -> Tensor:
         """Q×C: the points as the segmenter embeds them."""

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from s3pot_batch.stages.method.enhancement import Enhanced
 from s3pot_batch.stages.method.matching import greedy_match
+from s3pot_batch.stages.models.windows import TokenWindow
 
 NEVER = -2.0
 """Below every cosine."""
@@ -43,39 +44,44 @@ def select_prompts(enhanced: Enhanced, inside: Tensor, *, min_similarity: float 
 def select_all(
     enhanced: Sequence[Enhanced], insides: Sequence[Tensor], *, min_similarity: float = 0.0, reach: float = 1.0
 ) -> list[Prompts]:
-    """:func:`select_prompts` of one or more pairs, which are matched as one batch."""
-    cells = [inside.flatten().nonzero()[:, 0] for inside in insides]
+    """:func:`select_prompts` of one or more pairs, which are matched as one batch where they have as many tokens."""
+    if len({len(one.raw) for one in enhanced}) > 1:
+        each = zip(enhanced, insides, strict=True)
+        return [select_prompts(*pair, min_similarity=min_similarity, reach=reach) for pair in each]
+    views = [one.window.cut(inside) for one, inside in zip(enhanced, insides, strict=True)]
+    cells = [view.flatten().nonzero()[:, 0] for view in views]
     scores = [_scores(one, own, reach) for one, own in zip(enhanced, cells, strict=True)]
     rows = torch.arange(max(map(len, cells)), device=cells[0].device)
     taking = torch.stack([rows < len(own) for own in cells])
-    columns = greedy_match(pad_sequence(scores, batch_first=True), mask=taking)
+    padded = pad_sequence(scores, batch_first=True) if len(scores) > 1 else scores[0][None]  # one need not be copied
+    columns = greedy_match(padded, mask=taking)
     return [
-        _prompts(inside.flatten(), own, some, matched[: len(own)], min_similarity)
-        for inside, own, some, matched in zip(insides, cells, scores, columns, strict=True)
+        _prompts(one.window, own, some, matched[: len(own)], min_similarity)
+        for one, own, some, matched in zip(enhanced, cells, scores, columns, strict=True)
     ]
 
 
 def _scores(enhanced: Enhanced, cells: Tensor, reach: float) -> Tensor:
-    """R×T² cosines of the reference's tokens in R cells with the photo's."""
+    """R×N cosines of the reference's tokens in R of N cells with the photo's."""
     reference = F.normalize(enhanced.reference[cells].float(), dim=-1)
     raw = F.normalize(enhanced.raw.float(), dim=-1)
-    scores, side = reference @ raw.T, enhanced.contrast.shape[-1]
-    return scores.masked_fill(_distance(cells, side) > reach * side, NEVER) if reach < 1 else scores
+    scores, window = reference @ raw.T, enhanced.window
+    return scores.masked_fill(_distance(cells, window) > reach * window.side, NEVER) if reach < 1 else scores
 
 
-def _prompts(region: Tensor, cells: Tensor, scores: Tensor, columns: Tensor, min_similarity: float) -> Prompts:
+def _prompts(window: TokenWindow, cells: Tensor, scores: Tensor, columns: Tensor, min_similarity: float) -> Prompts:
     # there are no more rows than columns, so that every row has its own; nothing here waits for a device
     found = scores.gather(1, columns[:, None])[:, 0]
-    seen = torch.zeros_like(region)
+    seen = scores.new_zeros(scores.shape[1], dtype=torch.bool)
     seen[columns] = found >= min_similarity if min_similarity > 0 else found > NEVER
-    similarity = torch.full(region.shape, -1.0, device=region.device)
+    similarity = scores.new_full(scores.shape[1:], -1.0)
     similarity[columns] = found.clamp(min=-1)
-    return Prompts(cells, seen[cells].float(), similarity[cells])
+    return Prompts(window.cells(cells), seen[cells].float(), similarity[cells])
 
 
-def _distance(cells: Tensor, tokens: int) -> Tensor:
-    """R×T² tokens between each of R cells and every cell, the larger of both axes."""
-    every = torch.arange(tokens * tokens, device=cells.device)
-    x = (cells[:, None] % tokens - every % tokens).abs()
-    y = (cells[:, None] // tokens - every // tokens).abs()
+def _distance(cells: Tensor, window: TokenWindow) -> Tensor:
+    """R×N tokens between each of R of a window's N cells and every one, the larger of both axes."""
+    every = torch.arange(window.height * window.width, device=cells.device)
+    x = (cells[:, None] % window.width - every % window.width).abs()
+    y = (cells[:, None] // window.width - every // window.width).abs()
     return torch.maximum(x, y)

@@ -83,7 +83,9 @@ EMBEDDED = Profile(
     adapter=PartSpec("attention", "embedded:adapter"),
     settings=Settings(
         faces=FaceSettings(min_score=0.1, min_parse_confidence=0.82),
-        segments=SegmentSettings(target="both", min_similarity=0.7, prompt_step=4, refine=True, edges="grabcut"),
+        segments=SegmentSettings(
+            target="both", min_similarity=0.7, window=True, prompt_step=4, refine=True, edges="grabcut"
+        ),
         training=TrainingSettings(epochs=1),  # as the shipped adapter; more of them fit the wrong prompts, too
     ),
 )

@@ -172,7 +172,7 @@ class TestFingerprints:
         assert self.differing(config, other) == expected
 
     def test_what_is_declared_covers_the_prompts_and_the_learning(self):
-        assert PROMPTING == ("segments.enhance", "segments.min_similarity", "segments.reach")
+        assert PROMPTING == ("segments.enhance", "segments.window", "segments.min_similarity", "segments.reach")
         assert set(LEARNING) == {"training", "segments.target", "segments.adapter", "segments.prompt_step"}
 
 

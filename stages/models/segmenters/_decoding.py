@@ -22,33 +22,30 @@ def own_tokens(decoder: MaskDecoder) -> Tensor:
 
 
 def decode_masks(
-    sam: Sam, tokens: Tensor, prompts: Tensor, padding: Tensor, dense: Tensor | None = None, *, masks: int = 1
+    decoder: MaskDecoder, tokens: Tensor, position: Tensor, prompts: Tensor, padding: Tensor, *, masks: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Decode the first ``masks`` masks of every image, as ``MaskDecoder.predict_masks`` does.
 
     Args:
-        sam: the segmenter.
-        tokens: B×C×T×T.
+        decoder: the segmenter's.
+        tokens: B×C×h×w, with the embedded mask prompts (:func:`embed_label_maps`) or SAM's "no mask" added to them.
+        position: 1×C×h×w, where the tokens lie.
         prompts: B×P×C embedded prompts, filled up to the longest.
         padding: B×P bool, true where a prompt is only filling.
-        dense: B×C×T×T embedded mask prompts (:func:`embed_label_maps`); without, SAM's "no mask".
         masks: 1 is the mask of ``multimask_output=False``.
 
     Returns:
-        B×masks×4T×4T logits and B×masks predicted IoU.
+        B×masks×4h×4w logits and B×masks predicted IoU.
     """
-    decoder: MaskDecoder = sam.mask_decoder
-    b, c, side, _ = tokens.shape
+    b = len(tokens)
     own = own_tokens(decoder)
     queries = torch.cat([own.expand(b, -1, -1), prompts], dim=1)
     hidden = torch.cat([padding.new_zeros(b, len(own)), padding], dim=1)
-    if dense is None:
-        dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, c, 1, 1)
-    position = sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
     queries, keys = two_way(
-        decoder.transformer, (tokens + dense).flatten(2).transpose(1, 2), position, queries, ~hidden[:, None, None]
-    )
-    upscaled = decoder.output_upscaling(keys.transpose(1, 2).reshape(b, c, side, side))
+        decoder.transformer, tokens.flatten(2).transpose(1, 2), position.flatten(2).transpose(1, 2), queries,
+        ~hidden[:, None, None],
+    )  # fmt: skip
+    upscaled = decoder.output_upscaling(keys.transpose(1, 2).reshape(tokens.shape))
     heads = decoder.output_hypernetworks_mlps
     weights = torch.stack([heads[k](queries[:, 1 + k]) for k in range(masks)], dim=1)
     logits = torch.einsum("bkc,bchw->bkhw", weights, upscaled)

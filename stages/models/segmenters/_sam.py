@@ -1,7 +1,9 @@
 """Everything that is particular to ``segment_anything``'s SAM, behind the segmenter's protocol."""
 
+import copy
 from collections.abc import Callable
-from typing import cast
+from functools import cached_property
+from typing import Self, cast
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
@@ -17,6 +19,7 @@ from s3pot_batch.stages.models.segmenters._decoding import (
     own_tokens,
     through_layers,
 )
+from s3pot_batch.stages.models.windows import TokenWindow
 
 MOST_COMPILED = 64
 """Of one block, before torch leaves it uncompiled; torch says 8, which are four sizes of batch."""
@@ -115,20 +118,34 @@ class SamSegmenter:
 
     def attend(self, tokens: Tensor, prompts: Tensor) -> Tensor:
         """B×C×T×T and B×Q×C → B×T²×C: the second output of the decoder's two-way transformer."""
-        b, c = tokens.shape[:2]
-        queries = torch.cat([own_tokens(self.sam.mask_decoder).expand(b, -1, -1), prompts], dim=1)
-        dense = self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, c, 1, 1)
-        position = self.sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
-        keys = (tokens + dense).flatten(2).transpose(1, 2)
-        return through_layers(self.sam.mask_decoder.transformer, keys, position, queries)[1]
+        queries = torch.cat([own_tokens(self.sam.mask_decoder).expand(len(tokens), -1, -1), prompts], dim=1)
+        keys, places = ((tokens + self.no_map).flatten(2).transpose(1, 2), self.places.flatten(2).transpose(1, 2))
+        return through_layers(self.sam.mask_decoder.transformer, keys, places, queries)[1]
 
     def decode(
         self, tokens: Tensor, prompts: Tensor, padding: Tensor | None = None, maps: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """B×4T×4T logits and B predicted IoU, as ``MaskDecoder.forward`` gives with ``multimask_output=False``."""
         padding = prompts.new_zeros(prompts.shape[:2], dtype=torch.bool) if padding is None else padding
-        logits, quality = decode_masks(self.sam, tokens, prompts, padding, maps)
+        shown = tokens + (self.no_map if maps is None else maps)
+        logits, quality = decode_masks(self.sam.mask_decoder, shown, self.places, prompts, padding)
         return logits[:, 0], quality[:, 0]
+
+    def within(self, window: TokenWindow) -> Self:
+        """The same segmenter, whose ``attend`` and ``decode`` take the window's tokens."""
+        part = copy.copy(self)
+        part.places = window.cut(self.places)
+        return part
+
+    @cached_property
+    def places(self) -> Tensor:
+        """1×C×T×T, SAM's positional encoding of the tokens: nothing of it trains."""
+        return cast("Tensor", self.sam.prompt_encoder.get_dense_pe())
+
+    @property
+    def no_map(self) -> Tensor:
+        """1×C×1×1, SAM's embedding of no mask prompt."""
+        return cast("Tensor", self.sam.prompt_encoder.no_mask_embed.weight)[..., None, None]
 
     @property
     def _side(self) -> int:

@@ -8,6 +8,7 @@ import torch
 
 from s3pot_batch.stages.method.alignment import Alignment
 from s3pot_batch.stages.method.masks import (
+    SPECKS,
     FaceMask,
     decode_pairs,
     draw,
@@ -152,6 +153,17 @@ def test_a_refiner_is_asked_only_where_something_was_decoded_and_the_settings_sa
     assert (draw(pair, nothing, SegmentSettings(refine=True), Always(0.75)).occlusion == nothing).all()
     with pytest.raises(ValueError, match="there is no refiner"):
         draw(pair, occlusion, SegmentSettings(refine=True))
+
+
+def test_specks_are_no_thing_and_no_refiner_is_asked_of_them(pair):
+    speck, more = (np.where(pair.region, np.float32(0.2), np.float32(0)) for _ in range(2))
+    speck[32, 30:32] = 0.9
+    more[32, 30:40] = 0.9
+    assert ratio(speck > 0.5, pair.region) < SPECKS < ratio(more > 0.5, pair.region)
+    cleared = draw(pair, speck, SegmentSettings(refine=True), Always(0.75)).occlusion
+    assert (cleared == np.where(speck > 0.5, 0, speck)).all()
+    assert (draw(pair, more, SegmentSettings(refine=True), Always(0.75)).occlusion > 0.5).any()
+    assert (draw(pair, speck, SegmentSettings(), None).occlusion > 0.5).sum() == 2, "it is the refiner's step"
 
 
 def test_a_prompt_map_tells_face_from_occlusion():

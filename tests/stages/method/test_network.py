@@ -11,6 +11,7 @@ from s3pot_batch.stages.method.enhancement import enhance, token_region
 from s3pot_batch.stages.method.network import S3POT, thinned
 from s3pot_batch.stages.method.selection import Prompts, select_prompts
 from s3pot_batch.stages.models.adapters.attention import AttentionAdapter
+from tests.stages.models.scored import ScoredSegmenter
 
 
 class Questions(TorchDispatchMode):
@@ -54,6 +55,50 @@ def test_a_batch_gives_the_masks_of_its_images_one_by_one(network, tokens, regio
         alone = network([pair])[0]
         torch.testing.assert_close(found.logits, alone.logits, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(found.predicted_iou, alone.predicted_iou, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mask_prompt", [False, True])
+@torch.no_grad()
+def test_in_a_window_nothing_counts_but_what_is_in_and_around_the_region(network, tokens, region, mask_prompt):
+    windowed = settled(network, window=True, target="both", mask_prompt=mask_prompt)
+    small = region & (torch.arange(64) < 26)  # columns 1 and 2 of 8×8 tokens; the window ends behind column 4
+    pair = windowed.prompt(tokens[0], tokens[1], small)
+    assert torch.equal(pair.prompts.cells, token_region(small, 8).flatten().nonzero()[:, 0])
+    assert (pair.window.rows, pair.window.columns) == (slice(0, 8), slice(0, 5))
+    [found] = windowed([pair])
+    beside, nearer = tokens.clone(), tokens.clone()
+    beside[..., 5:] += 9
+    nearer[..., 4] += 9
+    [same] = windowed([windowed.prompt(beside[0], beside[1], small)])
+    assert torch.equal(same.logits, found.logits)
+    assert not torch.equal(windowed([windowed.prompt(nearer[0], nearer[1], small)])[0].logits, found.logits)
+    assert found.logits.shape == (32, 32)
+    assert (found.logits[:, 20:] == found.logits[:, 19:20]).all()
+
+
+@torch.no_grad()
+def test_a_window_as_large_as_the_frame_changes_nothing(network, tokens):
+    everywhere = torch.ones(64, 64, dtype=torch.bool)
+    whole, windowed = (settled(network, window=window, target="both") for window in (False, True))
+    pairs = [whole.prompt(tokens[0], tokens[1], everywhere), windowed.prompt(tokens[0], tokens[1], everywhere)]
+    assert torch.equal(pairs[0].prompts.similarity, pairs[1].prompts.similarity)
+    assert torch.equal(whole(pairs[:1])[0].logits, windowed(pairs[1:])[0].logits)
+
+
+@torch.no_grad()
+def test_in_windows_a_batch_gives_the_masks_of_its_images_one_by_one(network, tokens, region):
+    windowed = settled(network, window=True)
+    asked = [(tokens[0], tokens[1], region), (tokens[1], tokens[0], region & (torch.arange(64) < 26))]
+    pairs = windowed.prompt_all(asked)
+    for pair, one, found in zip(pairs, asked, windowed(pairs), strict=True):
+        assert torch.equal(pair.prompts.similarity, windowed.prompt(*one).prompts.similarity)
+        assert torch.equal(found.logits, windowed([pair])[0].logits)
+
+
+def test_a_segmenter_that_knows_no_windows_says_which_setting_asks_for_them(network, tokens, region, sam):
+    plain = S3POT(ScoredSegmenter(sam), None, network.settings.model_copy(update={"window": True}))
+    with pytest.raises(ConfigError, match=r"ScoredSegmenter knows no windows; set segments\.window = false"):
+        plain.prompt(tokens[0], tokens[1], region)
 
 
 @torch.no_grad()

@@ -2,10 +2,11 @@ import torch
 
 from s3pot_batch.stages.method.enhancement import Enhanced, token_region
 from s3pot_batch.stages.method.selection import select_prompts
+from s3pot_batch.stages.models.windows import TokenWindow
 
 
-def enhanced(raw, reference):
-    return Enhanced(torch.zeros(4, 4), torch.zeros(2), raw, reference)
+def enhanced(raw, reference, window=None):
+    return Enhanced(torch.zeros(4, 4), torch.zeros(2), raw, reference, window or TokenWindow.whole(4))
 
 
 def inside(*cells):
@@ -75,3 +76,16 @@ def test_a_match_is_sought_within_reach():
     near = select_prompts(swapped, inside(5, 10), min_similarity=0.5, reach=0.25)
     assert near.labels.tolist() == [1, 1]
     assert select_prompts(swapped, inside(5, 10), min_similarity=0.5, reach=0.2).labels.tolist() == [0, 0]
+
+
+def test_in_a_window_its_tokens_are_matched_and_named_as_the_frames_are():
+    window = TokenWindow(4, slice(1, 4), slice(1, 3))  # cells 5 6, 9 10, 13 14
+    reference = torch.eye(7)[:6]
+    raw = reference.clone()
+    raw[[0, 3]] = reference[[3, 0]]  # cells 5 and 10, a diagonal step apart
+    raw[5] = torch.eye(7)[6]
+    swapped, region = enhanced(raw, reference, window), inside(5, 9, 10, 14)
+    prompts = select_prompts(swapped, region, min_similarity=0.5)
+    assert (prompts.cells.tolist(), prompts.labels.tolist()) == ([5, 9, 10, 14], [1, 1, 1, 0])
+    near = select_prompts(swapped, region, min_similarity=0.5, reach=0.2)
+    assert near.labels.tolist() == [0, 1, 0, 0]
