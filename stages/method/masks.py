@@ -132,8 +132,8 @@ def draw(
 def corrected(pair: Pair, decoded: NDArray[np.float32], threshold: float, refiner: Refiner) -> NDArray[np.float32]:
     """S×S probabilities: the refiner's in what was decoded and ``REACH`` around it; elsewhere it may only clear.
 
-    It moves edges and finds nothing of its own: dark eyes, which a reference draws lighter, would be things to it. Specks
-    are cleared without asking it.
+    It moves edges and finds nothing of its own: dark eyes, which a reference draws lighter, would be things to it. It
+    is not asked about specks, which are cleared.
     """
     hidden = decoded > threshold
     if not hidden.any():
