@@ -97,7 +97,8 @@ def _photos(path: str, skipped: Counter[str]) -> Iterator[Path]:
             raise ManifestError(f"{path}: nothing matches this pattern")
         yield from (found for found in matches if is_photo(found))
     else:
-        raise ManifestError(f"{path}: no such file or folder")
+        more = "; list URLs in a CSV file's column image, and index that" if "://" in path else ""
+        raise ManifestError(f"{path}: no such file or folder{more}")
 
 
 def _from_csv(path: Path, out: Path, note: Note) -> pa.Table:

@@ -18,6 +18,7 @@ from s3pot_batch import showing
 from s3pot_batch.pipeline.config import Config, resolve
 from s3pot_batch.pipeline.devices import resolve as resolve_device
 from s3pot_batch.pipeline.devices import settle_threads
+from s3pot_batch.pipeline.remote import fetched
 from s3pot_batch.stages.choices import check_choices
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.images import as_rgb, decoding, read_photo, upright
@@ -200,7 +201,7 @@ class Segmenter:
         if settings is not None:
             check_choices(found.profile, settings)
             found = Config(found.profile_name, found.profile, settings)
-        self._config = found.with_checkpoint(Path(adapter)) if adapter else found
+        self._config = found.with_checkpoint(fetched(Path(adapter))) if adapter else found
         self.models = Models(self._config.profile, _usable(resolve_device(device)))
 
     @property
