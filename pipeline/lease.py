@@ -137,7 +137,7 @@ class Lease:
                     return
                 self.files.pipe_file(self.sign, str(time.time()).encode())
             except Exception as error:  # noqa: BLE001 — each storage has errors of its own; it may be back for the next sign
-                log.warning("%s: no sign of life could be written: %s", self.path, one_line(error))
+                log.info("%s: no sign of life could be written: %s", self.path, one_line(error))
 
 
 def _facts(content: bytes | None) -> dict[str, Any]:
