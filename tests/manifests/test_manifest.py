@@ -205,6 +205,12 @@ def test_photos_may_lie_in_the_manifest(tmp_path: Path, group: int) -> None:
             read_embedded(place)
 
 
+def test_photos_in_the_manifest_need_no_names(tmp_path: Path) -> None:
+    manifest = read_manifest(manifest_file(tmp_path, image=[{"bytes": b"one"}, {"bytes": b"two"}]))
+    assert manifest.image_ids == ("row-0", "row-1")
+    assert [read_embedded(place) for place in manifest.images] == [b"one", b"two"]
+
+
 def test_empty_optional_columns_are_no_values(tmp_path: Path) -> None:
     manifest = read_manifest(manifest_file(tmp_path, image=["a"], bbox=[None], landmarks=[None]))
     assert (manifest.bboxes, manifest.landmarks) == ((None,), (None,))
