@@ -250,6 +250,11 @@ def test_what_is_no_parquet_says_so_in_one_line(tmp_path: Path, damage: Callable
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_of_parquet_files_is_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="a folder; a manifest is one Parquet file"):
+        read_manifest(tmp_path)
+
+
 def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="s3pot-batch index"):
         read_manifest(tmp_path / "in.parquet")
