@@ -90,9 +90,7 @@ class Lease:
             self.files.rm_file(path)
 
     def _is_ours(self) -> bool:
-        is_ours = bool(_facts(self._read(self.path)).get("token") == self.facts["token"])
-        self.seen = time.time() if is_ours else self.seen
-        return is_ours
+        return bool(_facts(self._read(self.path)).get("token") == self.facts["token"])
 
     def _sign_of(self, facts: dict[str, Any]) -> str:
         return f"{self.folder}/.lock.{facts.get('token', '')}"
@@ -135,6 +133,7 @@ class Lease:
                 if not self._is_ours():
                     self.lost = True
                     return
+                self.seen = time.time()
                 self.files.pipe_file(self.sign, str(time.time()).encode())
             except Exception as error:  # noqa: BLE001 — each storage has errors of its own; it may be back for the next sign
                 log.info("%s: no sign of life could be written: %s", self.path, one_line(error))
