@@ -20,6 +20,9 @@ from s3pot_batch.manifests.photos import is_photo, photos_below, suffixes
 
 TRUTHS = ("mask", "region", "face")
 """Columns that hold masks, each a path or COCO RLE: what is hidden, where that is known, and the true face region."""
+LISTS = (".bz2", ".feather", ".gz", ".json", ".jsonl", ".ndjson", ".ods", ".parquet", ".tar", ".tgz", ".txt", ".xls",
+         ".xlsx", ".xml", ".xz", ".yaml", ".zip")  # fmt: skip
+"""What the names of files end with that list or hold photos and are none."""
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 """What is written like a number; ``007`` is a name."""
 Note = Callable[[str], object]
@@ -88,6 +91,8 @@ def _from_photos(paths: Sequence[str | Path], out: Path, *, masks: bool, note: N
 
 def _photos(path: str, skipped: Counter[str]) -> Iterator[Path]:
     if Path(path).is_file():
+        if Path(path).suffix.lower() in LISTS:
+            raise ManifestError(f"{path}: no photo by its name; a list of photos is a CSV file with a column image")
         yield Path(path)
     elif Path(path).is_dir():
         yield from photos_below(Path(path), skipped)
@@ -97,13 +102,16 @@ def _photos(path: str, skipped: Counter[str]) -> Iterator[Path]:
             raise ManifestError(f"{path}: nothing matches this pattern")
         yield from (found for found in matches if is_photo(found))
     else:
-        raise ManifestError(f"{path}: no such file or folder")
+        more = "; list URLs in a CSV file's column image, and index that" if "://" in path else ""
+        raise ManifestError(f"{path}: no such file or folder{more}")
 
 
 def _from_csv(path: Path, out: Path, note: Note) -> pa.Table:
     table = _read_csv(path)
     if "image" not in table.column_names:
         raise ManifestError(f"{path}: no column image; it has {', '.join(table.column_names)}")
+    if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
+        raise ManifestError(f"{path}: more than one column {twice[0]}; give each a name of its own")
     if not table.num_rows:
         raise ManifestError(f"{path}: the file has no rows")
     table = _converted(table, path, "image", lambda name: _rebased(name, path, out))

@@ -56,6 +56,8 @@ def read_manifest(path: Path, limit: int | None = None, confine: Collection[str]
     Raises:
         ManifestError: the file or one of its columns cannot be used.
     """
+    if path.is_dir():
+        raise ManifestError(f"{path}: a folder; a manifest is one Parquet file; photos are named without --manifest")
     if not path.is_file():
         raise ManifestError(f"{path}: no such manifest; build one with: s3pot-batch index PHOTOS --out {path}")
     table, embedded = read_photo_table(path)

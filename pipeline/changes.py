@@ -73,10 +73,11 @@ def _stamps_of(files: Sequence[str]) -> NDArray[np.int64]:
     on taking turns than on asking.
     """
     try:
-        found = [(one.size, one.mtime_ns) for one in LocalFileSystem().get_file_info(list(files))]
+        found = LocalFileSystem().get_file_info(list(files))
     except (OSError, ValueError):  # one of them has a name that Arrow takes for none
         return np.array([_stamp(file) for file in files], np.int64)
-    return np.array([GONE if None in stamp else stamp for stamp in found], np.int64)
+    columns = [one.size for one in found], [one.mtime_ns for one in found]
+    return np.stack([pa.array(column, pa.int64()).fill_null(-1) for column in columns], axis=1)
 
 
 def _stamp(file: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ must not write over the name of the one that holds the folder now.
 """
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from s3pot_batch.manifests.errors import one_line
 from s3pot_batch.pipeline.lock import facts_of_this_command, told
 from s3pot_batch.stages.errors import ConfigError
 
+log = logging.getLogger(__name__)
 NAME = ".lock.json"
 BEAT_SECONDS = 10.0
 """Between two signs of life."""
@@ -30,13 +32,15 @@ class Lease:
     Args:
         files: the storage, one of fsspec's.
         folder: the run folder in there.
-        place: where this command's working copy is; nobody else of this machine uses the same one at the same time.
+        copy: what this command's working copy is called; nobody else uses the same one at the same time.
     """
 
-    def __init__(self, files: Any, folder: str, place: str) -> None:  # noqa: ANN401 — fsspec is not typed
+    def __init__(self, files: Any, folder: str, copy: str) -> None:  # noqa: ANN401 — fsspec is not typed
         self.files, self.folder, self.path, self.lost = files, folder, f"{folder}/{NAME}", False
-        self.facts = {**facts_of_this_command(), "place": place, "token": uuid.uuid4().hex}
+        self.facts = {**facts_of_this_command(), "copy": copy, "token": uuid.uuid4().hex}
         self.sign = self._sign_of(self.facts)
+        self.seen = time.time()
+        """When the folder was last seen to be held by this command; a computer's sleep counts."""
         self._ended = threading.Event()
         self._beats = threading.Thread(target=self._beat, daemon=True)
 
@@ -46,8 +50,9 @@ class Lease:
         Raises:
             ConfigError: somebody does; the text says who.
         """
-        while not self._create():
-            self._remove_dead()
+        if not self._create():
+            self._take_over()
+        self.seen = time.time()
         self._beats.start()
 
     def release(self) -> None:
@@ -59,12 +64,12 @@ class Lease:
         self._remove(self.sign)
 
     def check(self) -> None:
-        """Make sure that it is held still.
+        """Make sure that it is held still; after a while without a sign, such as a computer's sleep, in the storage.
 
         Raises:
             ConfigError: another command took this one for dead.
         """
-        if self.lost:
+        if self.lost or (time.time() - self.seen > SILENT_SECONDS / 2 and not self._is_ours()):
             raise ConfigError(f"{self.path}: another command has taken the run folder over; wait for it, and run again")
 
     def _create(self) -> bool:
@@ -74,11 +79,11 @@ class Lease:
             return False
         return True
 
-    def _read(self, path: str) -> bytes:
+    def _read(self, path: str) -> bytes | None:
         try:
             return bytes(self.files.cat_file(path))
         except FileNotFoundError:
-            return b""
+            return None
 
     def _remove(self, path: str) -> None:
         with suppress(FileNotFoundError):
@@ -90,27 +95,37 @@ class Lease:
     def _sign_of(self, facts: dict[str, Any]) -> str:
         return f"{self.folder}/.lock.{facts.get('token', '')}"
 
+    def _take_over(self) -> None:
+        """Put this command in a dead holder's place, and see that it lasts: others may be doing the same."""
+        while not self._is_ours():
+            self._remove_dead()
+            self._create()
+            time.sleep(BEAT_SECONDS / 5)
+
     def _remove_dead(self) -> None:
-        """Take the folder from a holder of whom no sign comes."""
         held = self._read(self.path)
+        if held is None:
+            return
         facts = _facts(held)
         sign = self._sign_of(facts)
-        is_on_our_copy = all(facts.get(name) == self.facts[name] for name in ("host", "place"))
-        if held and not is_on_our_copy:  # who works on this command's copy would hold it, so it is dead
+        is_on_our_copy = all(facts.get(name) == self.facts[name] for name in ("host", "copy"))
+        if not is_on_our_copy:  # who works on this command's copy would hold it, so it is dead
             self._check_silent(held, facts, sign)
         if self._read(self.path) == held:
             self._remove(self.path)
             self._remove(sign)
 
     def _check_silent(self, held: bytes, facts: dict[str, Any], sign: str) -> None:
-        first, deadline = self._read(sign), time.monotonic() + SILENT_SECONDS
+        first, began = self._read(sign), time.monotonic()
         sys.stderr.write(
             f"Note: {told(facts)} has held the run; without a sign for {SILENT_SECONDS:g} s it is taken over\n"
         )
-        while time.monotonic() < deadline:
+        silent = 0.0
+        while silent < SILENT_SECONDS:
+            time.sleep(BEAT_SECONDS / 5)
+            silent = time.monotonic() - began  # before it is looked: this command may be stopped in between
             if (self._read(self.path), self._read(sign)) != (held, first):
                 raise ConfigError(f"{self.path}: the run is in use by {told(facts)}; wait for it, or use another --run")
-            time.sleep(BEAT_SECONDS / 5)
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
@@ -118,14 +133,15 @@ class Lease:
                 if not self._is_ours():
                     self.lost = True
                     return
+                self.seen = time.time()
                 self.files.pipe_file(self.sign, str(time.time()).encode())
             except Exception as error:  # noqa: BLE001 — each storage has errors of its own; it may be back for the next sign
-                self.facts["trouble"] = one_line(error)
+                log.info("%s: no sign of life could be written: %s", self.path, one_line(error))
 
 
-def _facts(content: bytes) -> dict[str, Any]:
+def _facts(content: bytes | None) -> dict[str, Any]:
     try:
-        found = json.loads(content)
+        found = json.loads(content or b"")
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -6,12 +6,30 @@ from typing import Annotated, Literal
 
 import typer
 
+from s3pot_batch.pipeline.copies import url_of
 from s3pot_batch.pipeline.devices import DeviceChoice
 
-ManifestFile = Annotated[Path, typer.Option("--manifest", help="Manifest (Parquet), made by index.")]
-AnyManifest = Annotated[Path | None, typer.Option("--manifest", help="Manifest whose default run is meant.")]
+
+def here(path: Path | None) -> Path | None:
+    """What has to be on this machine: a URL would be taken for a folder called ``s3:``.
+
+    Raises:
+        BadParameter: it is a URL.
+    """
+    if url := url_of(path):
+        raise typer.BadParameter(
+            f"{url} is a URL; this has to be on this machine (run folders and checkpoints need not)"
+        )
+    return path
+
+
+ManifestFile = Annotated[Path, typer.Option("--manifest", callback=here, help="Manifest (Parquet), made by index.")]
+AnyManifest = Annotated[
+    Path | None, typer.Option("--manifest", callback=here, help="Manifest whose default run is meant.")
+]
 ManifestOrPhotos = Annotated[
-    Path | None, typer.Option("--manifest", help="Manifest (Parquet), made by index; or name photos instead.")
+    Path | None,
+    typer.Option("--manifest", callback=here, help="Manifest (Parquet), made by index; or name photos instead."),
 ]
 Photos = Annotated[
     list[str] | None,
@@ -28,7 +46,9 @@ ProfileName = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="TOML file: profile, seed, [faces] [references] [segments] [training]."),
+    typer.Option(
+        "--config", callback=here, help="TOML file: profile, seed, [faces] [references] [segments] [training]."
+    ),
 ]
 Device = Annotated[DeviceChoice, typer.Option("--device", help="Where models run.")]
 Workers = Annotated[
@@ -39,7 +59,8 @@ SchedulerUrl = Annotated[
     str | None, typer.Option("--scheduler", help="A running Dask scheduler, tcp://host:port, instead of own workers.")
 ]
 SchedulerFile = Annotated[
-    Path | None, typer.Option("--scheduler-file", help="The file in which such a scheduler says its address.")
+    Path | None,
+    typer.Option("--scheduler-file", callback=here, help="The file in which such a scheduler says its address."),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random; default 0.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first photos of the manifest.")]
@@ -48,13 +69,15 @@ ShardSize = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Faces at once on a device.")]
 Checkpoint = Annotated[
-    Path | None, typer.Option("--checkpoint", help="A trained adapter; default: the run's own, else the profile's.")
+    Path | None,
+    typer.Option("--checkpoint", help="A trained adapter, or its URL; default: the run's own, else the profile's."),
 ]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Also work on all photos again that have failed, whatever the reason.")
 ]
 References = Annotated[
-    Path | None, typer.Option("--references", help="A run folder whose references are taken over, for a new --run.")
+    Path | None,
+    typer.Option("--references", help="A run folder or URL whose references are taken over, for a new --run."),
 ]
 Confine = Annotated[
     bool, typer.Option("--confine", help="For other people's manifests: photos in its folder, and some URLs.")
@@ -106,7 +129,7 @@ class ReportOptions:
         list[str] | None, typer.Option("--photo", help="An image_id whose steps have to be shown; may be repeated.")
     ] = None
     sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="Where the contact sheet goes; default RUN/sheet.png.")
+        Path | None, typer.Option("--sheet", callback=here, help="Where the contact sheet goes; default RUN/sheet.png.")
     ] = None
     limit: Annotated[int, typer.Option("--limit", min=1, help="Photos on the contact sheet.")] = 24
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing while it works.")] = False
@@ -164,7 +187,9 @@ class EvaluationOptions:
     ] = False
     training: Annotated[
         Path | None,
-        typer.Option("--training", help="With --ablate: the manifest to train on (no masks); default: this one."),
+        typer.Option(
+            "--training", callback=here, help="With --ablate: the manifest to train on (no masks); default: this one."
+        ),
     ] = None
     device: Device = "auto"
     workers: Workers = None
@@ -174,9 +199,13 @@ class EvaluationOptions:
 class CompositionOptions:
     """What a composed benchmark is made of."""
 
-    faces: Annotated[Path, typer.Option("--faces", help="Manifest of clean faces with landmarks (and face_oval).")]
-    cutouts: Annotated[Path, typer.Option("--cutouts", help="Folder of kinds: hands/*.png, textures/*.jpg, …")]
-    out: Annotated[Path, typer.Option("--out", help="Folder to write photos, masks and manifests to.")]
+    faces: Annotated[
+        Path, typer.Option("--faces", callback=here, help="Manifest of clean faces with landmarks (and face_oval).")
+    ]
+    cutouts: Annotated[
+        Path, typer.Option("--cutouts", callback=here, help="Folder of kinds: hands/*.png, textures/*.jpg, …")
+    ]
+    out: Annotated[Path, typer.Option("--out", callback=here, help="Folder to write photos, masks and manifests to.")]
     count: Annotated[int, typer.Option("--count", min=1, help="Photos in all.")] = 200
     clean: Annotated[float, typer.Option("--clean", min=0, max=1, help="Share of unoccluded photos.")] = 0.2
     size: Annotated[int, typer.Option("--size", min=64, help="Longest side of a photo.")] = 512

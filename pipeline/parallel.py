@@ -3,12 +3,15 @@
 import os
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
+from s3pot_batch.pipeline.copies import url_of
 from s3pot_batch.pipeline.devices import resolve, settle_threads
 from s3pot_batch.pipeline.job import open_job, work
 from s3pot_batch.pipeline.options import Options
 from s3pot_batch.pipeline.report.summary import Summary
 from s3pot_batch.stages.base import ShardTask, stage_named
+from s3pot_batch.stages.errors import ConfigError
 
 LONG = timedelta(days=30)
 """How long the others wait for what comes before the training, and for each other."""
@@ -17,6 +20,17 @@ LONG = timedelta(days=30)
 def launched() -> bool:
     """Whether this process is one of several that torchrun has started."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def check_seen_by_all(*folders: Path | None) -> None:
+    """Make sure that processes started by torchrun have their run folders in common.
+
+    Raises:
+        ConfigError: one of them is a URL, of which a process by itself would make a working copy.
+    """
+    for folder in folders:
+        if launched() and (url := url_of(folder)):
+            raise ConfigError(f"{url}: torchrun's processes share no URL; give a folder, or train with one process")
 
 
 def train_together(options: Options) -> Summary | None:

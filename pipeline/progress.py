@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from s3pot_batch.pipeline.at_work import AtWork, at_work
+from s3pot_batch.pipeline.copies import called
 from s3pot_batch.pipeline.logbook import write_down
 from s3pot_batch.pipeline.runner import OnReport
 from s3pot_batch.stages.base import ShardReport
@@ -178,6 +179,7 @@ class Display:
     def _write(self, line: str) -> None:
         if self.quiet:
             return
+        line = called(line)
         if self.bars:
             self.bars.console.print(line, markup=False, highlight=False)
             return

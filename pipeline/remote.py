@@ -8,11 +8,12 @@ working copy holds and the storage does not is what nobody finished, and is drop
 import json
 import re
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -20,15 +21,15 @@ from s3pot_batch.manifests.errors import one_line
 from s3pot_batch.manifests.files import replacing
 from s3pot_batch.manifests.outcomes import items_path
 from s3pot_batch.pipeline import logbook
+from s3pot_batch.pipeline.copies import copy_of, url_of
 from s3pot_batch.pipeline.lease import Lease
 from s3pot_batch.stages.base import ShardReport, Stage, stage_named
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.models.profiles import CACHE
 
-URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.]+):/+(?P<rest>.+)")
-"""An fsspec URL, also as a path, which has one slash where there were two."""
-KNOWN = ".known.json"
-"""In a working copy: which version of each file it holds, and since when."""
+KNOWN, OWN_ID = ".known.json", ".id"
+"""In a working copy: which version of each file it holds, and since when; and what no other working copy is called."""
+WAIT_SECONDS = 5.0
+"""For another command on this machine that has the working copy: one that looks is soon done."""
 STORES = re.compile(r"\w+\.zarr/|fits/")
 """What is fetched by shard."""
 AT_ONCE = 4
@@ -47,19 +48,23 @@ NEEDED = (
 """What names of files begin with that tell how far a run is; arrays are fetched by shard, by :meth:`Remote.lend`."""
 LENT = ("plan.parquet", "config.toml", "items/references", "references.zarr/")
 """The same of what is taken over of another run's references."""
+ADAPTER = ("model.safetensors", "config.json")
+"""The same of a checkpoint, without what only its training needs."""
+Purpose = Literal["work", "read", "look"]
+"""To read or look, nothing is put up, and somebody else may be at work there. Who looks takes what there is."""
 Named = TypeVar("Named", Path, Path | None)
 Stamp = tuple[int, int]
 """Bytes and time (nanoseconds) of a file of the working copy."""
 
 
 @contextmanager
-def at_hand(run: Named, *, only: Collection[str] = (), reads: bool = False) -> Iterator[Named]:
+def at_hand(run: Named, *, only: Collection[str] = (), purpose: Purpose = "work") -> Iterator[Named]:
     """A run folder on this machine: itself, or the working copy of one in a storage, held until the command ends.
 
     Args:
         run: what the user named, if anything.
         only: what the names of files begin with that the command needs; else it needs all.
-        reads: nothing is put up, and somebody else may be at work there.
+        purpose: what it is wanted for.
 
     Yields:
         The folder, or ``None`` as it came.
@@ -67,26 +72,27 @@ def at_hand(run: Named, *, only: Collection[str] = (), reads: bool = False) -> I
     Raises:
         ConfigError: the storage cannot be used, or somebody else works there.
     """
-    named = URL.fullmatch(str(run)) if run else None
-    if not named:
+    url = url_of(run)
+    if url is None:
+        if re.match(r"\w+::", str(run)):
+            raise ConfigError(f"{run}: a chain of URLs is no run folder; give the last one alone")
         yield run
         return
-    if named["scheme"] == "file":
-        yield Path("/", named["rest"])
+    if url.startswith("file:"):
+        yield Path("/", url.removeprefix("file://"))
         return
-    url = f"{named['scheme']}://{named['rest']}"
     if ".." in Path(url).parts:
         raise ConfigError(f"{url}: it must not lead upwards; leave out ..")
     with ExitStack() as stack:
         with _said(url):
             remote = Remote(url)
         if not remote.copy_is_ours(stack):
-            if not reads:
+            if purpose != "look":
                 raise ConfigError(f"{remote.url} is in use by another command on this machine; wait for it")
             yield remote.copy  # as that command has it
             return
         with _said(url):
-            if not reads:
+            if purpose == "work":
                 remote.hold(stack)
             remote.look()
             remote.fetch(lambda name: not only or name.startswith(tuple(only)))
@@ -96,9 +102,23 @@ def at_hand(run: Named, *, only: Collection[str] = (), reads: bool = False) -> I
             yield remote.copy
         finally:
             with _said(url):
-                if not reads:
+                if purpose == "work":
                     remote.put_up()
                 remote.note()
+
+
+def fetched(checkpoint: Path) -> Path:
+    """The folder of a checkpoint on this machine, and a copy of what is loaded of it where it lies in a storage.
+
+    Args:
+        checkpoint: the folder or its ``model.safetensors``.
+
+    Raises:
+        ConfigError: the storage cannot be used.
+    """
+    folder = checkpoint.parent if checkpoint.name == ADAPTER[0] else checkpoint
+    with at_hand(folder, only=ADAPTER, purpose="read") as here:
+        return here
 
 
 @contextmanager
@@ -129,7 +149,7 @@ class Remote:
 
         self.url = url
         self.files, self.folder = url_to_fs(url)
-        self.copy = CACHE.expanduser() / "runs" / url.replace("://", "/")
+        self.copy = copy_of(url)
         self.lease: Lease | None = None
         self.there: dict[str, str] = {}
         """What the storage holds: a version of each file."""
@@ -142,7 +162,7 @@ class Remote:
         self.copy.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.copy.with_name(f".{self.copy.name}.lock"))
         try:
-            stack.enter_context(lock.acquire(timeout=0))
+            stack.enter_context(lock.acquire(timeout=WAIT_SECONDS))
         except Timeout:
             return False
         return True
@@ -153,16 +173,22 @@ class Remote:
         Raises:
             ConfigError: somebody else does.
         """
-        self.lease = Lease(self.files, self.folder, str(self.copy))
+        own_id = self.copy / OWN_ID
+        if not own_id.exists():
+            own_id.write_text(uuid.uuid4().hex, encoding="utf-8")
+        self.lease = Lease(self.files, self.folder, own_id.read_text(encoding="utf-8"))
         self.lease.acquire()
-        stack.callback(self.lease.release)
+        stack.callback(self._give_back, self.lease)
+
+    def _give_back(self, lease: Lease) -> None:
+        with _said(self.url):
+            lease.release()
 
     def look(self) -> None:
         """See what the storage holds, and drop what the working copy has of anything else."""
         self._list()
-        noted = self.copy / KNOWN
-        if noted.exists():
-            found = json.loads(noted.read_text(encoding="utf-8"))
+        with suppress(FileNotFoundError, ValueError):  # of what a power cut has damaged nothing is known
+            found = json.loads((self.copy / KNOWN).read_text(encoding="utf-8"))
             self.known = {name: (version, (size, changed)) for name, (version, size, changed) in found.items()}
         local = self._local()
         same = {name for name, stamp in local.items() if self.known.get(name) == (self.there.get(name), stamp)}
@@ -265,22 +291,26 @@ class Remote:
     def _put(self, names: Sequence[str]) -> None:
         if not names:
             return
-        if self.lease:
-            self.lease.check()
+        self._check_lease()
         stamps = {name: _stamp(self.copy / name) for name in names}  # before: what changes meanwhile goes up again
         with _said(self.url):
             self.files.put([str(self.copy / name) for name in names], [f"{self.folder}/{name}" for name in names])
         self.known |= {name: (None, stamp) for name, stamp in stamps.items()}
 
     def _remove(self, names: Sequence[str]) -> None:
-        if names and self.lease:
-            self.lease.check()
+        if names:
+            self._check_lease()
         for name in names:
             with _said(self.url):
                 if self.files.exists(f"{self.folder}/{name}"):
                     self.files.rm_file(f"{self.folder}/{name}")
             self.known.pop(name, None)
             self.there.pop(name, None)
+
+    def _check_lease(self) -> None:
+        if self.lease:
+            with _said(self.url):
+                self.lease.check()
 
     def _local(self) -> dict[str, Stamp]:
         paths = (path for path in self.copy.rglob("*") if path.is_file())

@@ -1,6 +1,7 @@
 """What is done in a run folder, and what is left."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from s3pot_batch.manifests.finished import finished
 from s3pot_batch.manifests.plan import Plan, read_plan
 from s3pot_batch.manifests.schema import STATUSES
 from s3pot_batch.pipeline.at_work import AtWork, at_work
+from s3pot_batch.pipeline.copies import called
 from s3pot_batch.pipeline.progress import LOG_SECONDS
 from s3pot_batch.stages.base import STAGES, stages_towards
 from s3pot_batch.stages.settings import Settings
@@ -82,11 +84,11 @@ def run_status(run: Path) -> RunStatus:
     return RunStatus(run, plan.photos, stages, checkpoint, (run / ANSWER).exists(), tuple(at_work(run)))
 
 
-def watch(run: Path, seconds: float = WATCH_SECONDS) -> None:
+def watch(look: Callable[[], RunStatus], seconds: float = WATCH_SECONDS) -> None:
     """Show a run's status on standard output again and again, until it is finished.
 
     Args:
-        run: the run folder.
+        look: finds it out.
         seconds: between two looks on a terminal; else there is a line every ten seconds.
 
     Raises:
@@ -99,13 +101,13 @@ def watch(run: Path, seconds: float = WATCH_SECONDS) -> None:
     console = Console(soft_wrap=True)
     pause = seconds if console.is_terminal else max(seconds, LOG_SECONDS)
     with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
-        while not (status := run_status(run)).finished:
+        while not (status := look()).finished:
             if console.is_terminal:
-                live.update(Text(status.text()), refresh=True)
+                live.update(Text(called(status.text())), refresh=True)
             else:
-                console.print(Text(status.text()))
+                console.print(Text(called(status.text())))
             time.sleep(pause)
-    console.print(Text(status.text()))
+    console.print(Text(called(status.text())))
 
 
 def _stage_status(run: Path, plan: Plan, stage: str) -> StageStatus:

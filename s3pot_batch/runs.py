@@ -11,6 +11,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from s3pot_batch.manifests.answer import ANSWER
 from s3pot_batch.manifests.files import read_table
+from s3pot_batch.pipeline.copies import called
+from s3pot_batch.pipeline.remote import at_hand
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.rle import decode_rle
 
@@ -60,23 +62,24 @@ def read_run(run: str | PathLike[str]) -> "pd.DataFrame":
     """Read a run's answer, one row per photo in the manifest's order, by ``image_id``.
 
     Args:
-        run: a run folder, such as ``runs/in``.
+        run: a run folder, such as ``runs/in``, or its URL.
 
     Returns:
         The columns of ``segments.parquet``; ``occlusion`` and ``face_region`` hold a :class:`RunMask` or ``None``.
 
     Raises:
-        ConfigError: there is no answer, or pandas is not installed.
+        ConfigError: there is no answer, its storage cannot be used, or pandas is not installed.
         ManifestError: the answer cannot be read.
     """
     try:
         import pandas as pd
     except ImportError as error:
         raise ConfigError("read_run makes a pandas table; install it with: pip install pandas") from error
-    path = Path(run) / ANSWER
-    if not path.exists():
-        raise ConfigError(f"{path}: no answer there; run: s3pot-batch segment")
-    table: pd.DataFrame = read_table(path).to_pandas()
+    with at_hand(Path(run), only=[ANSWER], purpose="read") as folder:
+        path = folder / ANSWER
+        if not path.exists():
+            raise ConfigError(f"{called(str(path))}: no answer there; run: s3pot-batch segment")
+        table: pd.DataFrame = read_table(path).to_pandas()
     for name in MASKS:
         if name in table:
             masks = [None if rle is None else RunMask(rle) for rle in table[name]]

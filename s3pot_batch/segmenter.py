@@ -18,9 +18,10 @@ from s3pot_batch import showing
 from s3pot_batch.pipeline.config import Config, resolve
 from s3pot_batch.pipeline.devices import resolve as resolve_device
 from s3pot_batch.pipeline.devices import settle_threads
+from s3pot_batch.pipeline.remote import fetched
 from s3pot_batch.stages.choices import check_choices
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.images import as_rgb, decoding, read_photo, upright
+from s3pot_batch.stages.images import as_photo, decoding, read_photo
 from s3pot_batch.stages.method.alignment import AlignedFace
 from s3pot_batch.stages.method.faces import NOTHING, Hint
 from s3pot_batch.stages.method.learning import fit_face
@@ -200,7 +201,7 @@ class Segmenter:
         if settings is not None:
             check_choices(found.profile, settings)
             found = Config(found.profile_name, found.profile, settings)
-        self._config = found.with_checkpoint(Path(adapter)) if adapter else found
+        self._config = found.with_checkpoint(fetched(Path(adapter))) if adapter else found
         self.models = Models(self._config.profile, _usable(resolve_device(device)))
 
     @property
@@ -244,7 +245,7 @@ class Segmenter:
             return read_photo(fspath(image), self.settings.faces), image_id or Path(fspath(image)).stem
         if isinstance(image, Image.Image):
             with decoding(image_id or "the picture"):
-                return np.asarray(as_rgb(upright(image)), np.uint8), image_id or ""
+                return as_photo(image), image_id or ""
         photo = np.ascontiguousarray(image)  # torch takes no array that is turned round
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
             raise ValueError(f"a photo is H×W×3 uint8 RGB, not {'×'.join(map(str, photo.shape))} {photo.dtype}")

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from s3pot_batch.manifests.errors import one_line
 from s3pot_batch.stages.errors import ItemError
@@ -30,6 +30,10 @@ TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
+"""A TIFF tag and what it may say; Pillow minds it in files of 8 bit."""
+MOST_TEXT = 64 * 2**20
+"""Bytes that a PNG's text or colour profile may unpack to: Pillow's 1 MB is less than some photos' editing history."""
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 """Bits that a camera or a scanner may have filled of the 16 or 32 that a file gives a pixel."""
 
@@ -82,14 +86,21 @@ def decode_photo(content: bytes, name: str, max_pixels: int) -> Photo:
         ItemError: one of this module's kinds.
     """
     with decoding(name):
-        image = open_image(content, name, max_pixels)
-        return np.asarray(as_rgb(upright(image)), np.uint8)
+        return as_photo(open_image(content, name, max_pixels))
+
+
+def as_photo(image: Image.Image) -> Photo:
+    """A picture of Pillow's as H×W×3 uint8 RGB, as :func:`decode_photo` says; within :func:`decoding`."""
+    is_negative = image.mode.startswith(("I", "F")) and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+    picture = as_rgb(upright(image))
+    return np.asarray(ImageOps.invert(picture) if is_negative else picture, np.uint8)
 
 
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
     """Whatever a decoder raises is said of the photo called ``name``: broken data raises nearly anything."""
     pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is checked before anything is decoded
+    pillows_text, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, MOST_TEXT
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tags and chunks that are odd but do no harm
@@ -105,7 +116,7 @@ def decoding(name: str) -> Iterator[None]:
     except Exception as error:
         raise TruncatedImage(f"{name}: damaged or cut off ({one_line(error)}); copy or download it again") from error
     finally:
-        Image.MAX_IMAGE_PIXELS = pillows_limit
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = pillows_limit, pillows_text
 
 
 def open_image(content: bytes, name: str, max_pixels: int) -> Image.Image:
@@ -148,13 +159,14 @@ def upright(image: Image.Image) -> Image.Image:
 def as_rgb(image: Image.Image) -> Image.Image:
     """A picture of any mode as 8 bit RGB: alpha over white, deeper numbers scaled by what they hold.
 
+    An alpha that shows nothing at all was never meant: many programs leave it 0.
+
     Raises:
         UnknownRange: negative numbers, or none at all.
     """
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(as_bytes(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        layered = image.convert("RGBA")
+    if image.has_transparency_data and (layered := image.convert("RGBA")).getchannel("A").getbbox():
         return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
     if image.mode == "RGB":
         return image  # convert() would copy it, and photos may be large

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 from s3pot_batch.manifests.errors import ManifestError, one_line
+from s3pot_batch.pipeline.copies import called
 from s3pot_batch.stages.errors import S3potError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def clear_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE_CLOSED)
     except (S3potError, ManifestError, OSError) as error:  # OSError: no space, no permission, a file for a folder
-        sys.stderr.write(f"Error: {one_line(error, most=2000)}\n")
+        sys.stderr.write(f"Error: {called(one_line(error, most=2000))}\n")
         sys.exit(USAGE_ERROR)
     except MemoryError:
         sys.stderr.write("Error: not enough memory; use fewer --workers, or a smaller --shard-size\n")
@@ -88,4 +89,4 @@ def clear_errors() -> Iterator[None]:
 
 def show(text: str, facts: Mapping[str, object] | list[object] | list[str], *, as_json: bool) -> None:
     """Print an outcome, for a person or as JSON."""
-    print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) if as_json else text)
+    print(called(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) if as_json else text))

@@ -4,12 +4,15 @@ import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from s3pot_batch.pipeline.cli.common import SOME_FAILED, clear_errors, show, takes
-from s3pot_batch.pipeline.options import AnyManifest, ExportOptions, Json, ReportOptions, Run
+from s3pot_batch.pipeline.options import AnyManifest, ExportOptions, Json, ReportOptions, Run, here
+
+if TYPE_CHECKING:
+    from s3pot_batch.pipeline.status import RunStatus
 
 commands = typer.Typer()
 
@@ -26,17 +29,21 @@ def status(
 ) -> None:
     """Say what is done in a run folder, what is worked on, and what is left."""
     with clear_errors():
+        from s3pot_batch.pipeline.copies import url_of
         from s3pot_batch.pipeline.job import run_folder
+        from s3pot_batch.pipeline.progress import LOG_SECONDS
         from s3pot_batch.pipeline.remote import NEEDED, at_hand
-        from s3pot_batch.pipeline.status import run_status, watch
+        from s3pot_batch.pipeline.status import WATCH_SECONDS, run_status, watch
 
-        with at_hand(run, only=NEEDED, reads=True) as here:
-            folder = run_folder(manifest, here)
-            if follow and not as_json:
-                watch(folder)
-                return
-            found = run_status(folder)
-            show(found.text(), found.as_json(), as_json=as_json)
+        def look() -> "RunStatus":
+            with at_hand(run, only=NEEDED, purpose="look") as here:
+                return run_status(run_folder(manifest, here))
+
+        if follow and not as_json:
+            watch(look, LOG_SECONDS if url_of(run) else WATCH_SECONDS)  # a storage is listed each time
+            return
+        found = look()
+        show(found.text(), found.as_json(), as_json=as_json)
 
 
 @commands.command(epilog="Example: s3pot-batch report --run runs/in")
@@ -53,7 +60,7 @@ def report(options: ReportOptions, *, as_json: Json = False) -> None:
             return
         from s3pot_batch.pipeline.report.compare import write_comparison
 
-        with at_hand(options.compare[0], reads=True) as one, at_hand(options.compare[1]) as other:
+        with at_hand(options.compare[0], purpose="read") as one, at_hand(options.compare[1]) as other:
             page = write_comparison(one, other, group=options.group, quiet=options.quiet)
         show(str(page), {"comparison": str(page)}, as_json=as_json)
 
@@ -88,7 +95,9 @@ def export_(
     name: Annotated[
         str, typer.Option("--format", help="png, coco, cvat, labelme, label-studio, fiftyone, hf, or a package's own.")
     ] = "png",
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; default in the run folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", callback=here, help="Folder to write to; default in the run folder.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a run's masks for other tools."""
@@ -108,7 +117,7 @@ def export_(
 
 @commands.command("import", epilog="Example: s3pot-batch import --run runs/in --format cvat annotations.xml")
 def import_(
-    path: Annotated[Path, typer.Argument(help="File, ZIP or folder that the tool has exported.")],
+    path: Annotated[Path, typer.Argument(callback=here, help="File, ZIP or folder that the tool has exported.")],
     run: Run = None,
     manifest: AnyManifest = None,
     *,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from s3pot_batch.pipeline.cli.common import clear_errors, show
-from s3pot_batch.pipeline.options import Json
+from s3pot_batch.pipeline.options import Json, here
 
 commands = typer.Typer()
 
@@ -15,7 +15,7 @@ commands = typer.Typer()
 @commands.command(epilog="Example: s3pot-batch index photos 'more/*.png' --out in.parquet")
 def index(
     paths: Annotated[list[str], typer.Argument(help="Folders, glob patterns, photos, or one CSV file.")],
-    out: Annotated[Path, typer.Option("--out", help="The manifest to write.")],
+    out: Annotated[Path, typer.Option("--out", callback=here, help="The manifest to write.")],
     masks: Annotated[
         bool, typer.Option("--masks", help="Take NAME_mask.png beside a photo as its ground truth.")
     ] = False,

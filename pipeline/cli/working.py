@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from s3pot_batch.pipeline.cli.common import SOME_FAILED, clear_errors, show, takes
+from s3pot_batch.pipeline.copies import called
 from s3pot_batch.pipeline.options import DryRun, Json, ManifestOrPhotos, Options, Photos
 from s3pot_batch.stages.errors import ConfigError
 
@@ -33,8 +34,10 @@ def references(options: Options, *, photos: Photos = None, dry_run: DryRun = Fal
 @takes(Options, without=("checkpoint",), optional=OF_PHOTOS)
 def train(options: Options, *, photos: Photos = None, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Stage two, training: learn prompts from pairs of photo and reference; no masks are needed."""
-    from s3pot_batch.pipeline.parallel import launched, train_together
+    from s3pot_batch.pipeline.parallel import check_seen_by_all, launched, train_together
 
+    with clear_errors():
+        check_seen_by_all(options.run, options.references)
     with clear_errors(), _listed(options, photos, dry_run=dry_run) as listed:
         if not launched() or dry_run or options.per_image:
             _work(listed, "fits" if options.per_image else "train", dry_run=dry_run, as_json=as_json)
@@ -70,14 +73,15 @@ def _listed(options: Options, photos: list[str] | None, *, dry_run: bool) -> Ite
     if bool(photos) == bool(given):
         both = ", not both" if given else ""
         raise ConfigError(f"name photos or their folder, or a manifest with --manifest{both}")
-    from s3pot_batch.pipeline.remote import LENT, NEEDED, at_hand
+    from s3pot_batch.pipeline.remote import LENT, NEEDED, at_hand, fetched
 
     with (
-        at_hand(options.run, only=NEEDED, reads=dry_run) as run,
-        at_hand(options.references, only=LENT, reads=True) as lender,
+        at_hand(options.run, only=NEEDED, purpose="look" if dry_run else "work") as run,
+        at_hand(options.references, only=LENT, purpose="read") as lender,
         TemporaryDirectory() as scratch,  # a dry run writes nothing
     ):
-        options = replace(options, run=run, references=lender)
+        checkpoint = fetched(options.checkpoint) if options.checkpoint else None
+        options = replace(options, run=run, references=lender, checkpoint=checkpoint)
         yield _of_photos(options, photos, Path(scratch) if dry_run else None) if photos else options
 
 
@@ -114,6 +118,7 @@ def _work(options: Options, target: str, *, dry_run: bool, as_json: bool, format
     exports = [export(job.run, name) for name in formats]
     lost = [one.text() for one in exports if one.failures]
     summary = replace(summary, files=(*summary.files, *(one.folder for one in exports)))
-    more = [f"Look at them: s3pot-batch report --run {shlex.quote(str(job.run))}"] if target == "segments" else []
+    run = shlex.quote(called(str(job.run)))
+    more = [f"Look at them: s3pot-batch report --run {run}"] if target == "segments" else []
     show("\n".join([summary.text(), *lost, *more]), summary.as_json(), as_json=as_json)
     raise typer.Exit(SOME_FAILED if lost else summary.exit_code)

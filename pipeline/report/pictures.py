@@ -16,7 +16,7 @@ from s3pot_batch.pipeline.report.rows import Row, Truth
 from s3pot_batch.pipeline.report.sheets import heat
 from s3pot_batch.stages import decoded, references, segments, store
 from s3pot_batch.stages.errors import ItemError
-from s3pot_batch.stages.images import as_rgb, decoding, open_image, upright
+from s3pot_batch.stages.images import as_photo, decoding, open_image
 from s3pot_batch.stages.models.taxonomy import Taxonomy
 from s3pot_batch.stages.reading import read_bytes
 from s3pot_batch.stages.references import alignment_of
@@ -79,7 +79,7 @@ def _of_file(location: str, size: Size) -> str:
         with decoding(location):
             image = open_image(read_bytes(location, bounds), location, bounds.max_pixels)
             image.draft("RGB", (2 * size.side, 2 * size.side))  # a JPEG is decoded at an eighth of its size
-            return small(as_rgb(upright(image)), size)
+            return small(Image.fromarray(as_photo(image)), size)
     except ItemError:
         return ""
 

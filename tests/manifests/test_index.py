@@ -186,6 +186,9 @@ class TestCsv:
             ("photo\na.jpg\n", "no column image; it has photo"),
             ("image\n", "no rows"),
             ("", "not a CSV file"),
+            ("image,kind,kind\na,b,c\n", "more than one column kind"),
+            ("# made by a tool\nimage,kind\na,b\n", "not a CSV file"),
+            ("image|kind\na|b\n", "no column image; it has image|kind"),
             ("image,who\na\n", "not a CSV file"),
             ("image,bbox\na,\nb,1 2 3 4\n", "row 1, column bbox: 1 2 3 4 is not JSON"),
             ('image,bbox\na,"[1]"\nb,"{""x"":1}"\n', "column bbox: its rows are of different kinds"),
@@ -194,6 +197,25 @@ class TestCsv:
     def test_wrong_files_say_what_is_wrong(self, tmp_path: Path, text: str, words: str) -> None:
         with pytest.raises(ManifestError, match=words):
             build_manifest([csv(tmp_path, text)], tmp_path / "in.parquet")
+
+    @pytest.mark.parametrize("name", ["list.txt", "list.jsonl", "list.csv.gz", "old.parquet", "photos.ZIP"])
+    def test_a_list_of_another_kind_is_no_photo(self, tmp_path: Path, name: str) -> None:
+        touch(tmp_path, name)
+        with pytest.raises(ManifestError, match="a list of photos is a CSV file with a column image"):
+            build_manifest([tmp_path / name], tmp_path / "in.parquet")
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"\xef\xbb\xbfimage,kind\na.jpg,x\n", b'"image","kind"\r\n"a.jpg","x"\r\n', b"image\tkind\ra.jpg\tx\r",
+            b"image;kind\n\na.jpg;x\n\n",
+        ],
+        ids=["byte order mark", "quoted, of Windows", "tabs, of an old Mac", "semicolons and empty lines"],
+    )  # fmt: skip
+    def test_tables_of_all_systems_are_read(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "list.csv").write_bytes(content)
+        table = build_manifest([tmp_path / "list.csv"], tmp_path / "in.parquet")
+        assert table.to_pydict() == {"image": ["a.jpg"], "kind": ["x"]}
 
     def test_a_csv_among_photos_is_refused_and_not_listed_as_one(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.jpg")

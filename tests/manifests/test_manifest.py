@@ -205,6 +205,12 @@ def test_photos_may_lie_in_the_manifest(tmp_path: Path, group: int) -> None:
             read_embedded(place)
 
 
+def test_photos_in_the_manifest_need_no_names(tmp_path: Path) -> None:
+    manifest = read_manifest(manifest_file(tmp_path, image=[{"bytes": b"one"}, {"bytes": b"two"}]))
+    assert manifest.image_ids == ("row-0", "row-1")
+    assert [read_embedded(place) for place in manifest.images] == [b"one", b"two"]
+
+
 def test_empty_optional_columns_are_no_values(tmp_path: Path) -> None:
     manifest = read_manifest(manifest_file(tmp_path, image=["a"], bbox=[None], landmarks=[None]))
     assert (manifest.bboxes, manifest.landmarks) == ((None,), (None,))
@@ -242,6 +248,11 @@ def test_what_is_no_parquet_says_so_in_one_line(tmp_path: Path, damage: Callable
     with pytest.raises(ManifestError, match="not a Parquet file") as caught:
         read_manifest(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_parquet_files_is_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="a folder; a manifest is one Parquet file"):
+        read_manifest(tmp_path)
 
 
 def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path) -> None:

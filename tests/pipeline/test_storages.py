@@ -5,15 +5,23 @@ import os
 import re
 import shutil
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from s3pot_batch.pipeline import lease, remote
+from s3pot_batch import read_run
+from s3pot_batch.pipeline import lease, progress, remote, status
+from s3pot_batch.pipeline.config import resolve
+from s3pot_batch.pipeline.copies import copies, copy_of
 from s3pot_batch.pipeline.job import _forget
-from s3pot_batch.pipeline.remote import HELD, at_hand
+from s3pot_batch.pipeline.remote import HELD, at_hand, fetched
 from s3pot_batch.stages.base import stage_named
 from s3pot_batch.stages.errors import ConfigError
+from s3pot_batch.stages.models import profiles
+from s3pot_batch.stages.models.checkpoints import EMBEDDED
 from s3pot_batch.stages.reading import FileTooLarge, MissingFile, read_bytes
 from s3pot_batch.stages.settings import FaceSettings
 from tests.pipeline.conftest import answer_of, run, working
@@ -48,12 +56,8 @@ def machine(tmp_path, monkeypatch):
     """Makes this process another machine, with nothing in its cache; who is silent is soon taken for dead."""
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(lease, "SILENT_SECONDS", 0.5)
-
-    def become(name):
-        monkeypatch.setattr(remote, "CACHE", tmp_path / name)
-        return tmp_path / name / "runs" / "s3" / "bucket"
-
-    return become
+    monkeypatch.setattr(remote, "WAIT_SECONDS", 0)
+    return lambda name: monkeypatch.setattr(profiles, "CACHE", tmp_path / name)
 
 
 def test_photos_of_a_bucket_are_read_as_aws_settings_say(store):
@@ -97,19 +101,23 @@ def test_another_machine_goes_on_after_a_kill_and_has_the_same_answer(photos, se
     assert store.exists(f"{below}/.lock.json"), "it could not give it back"
     assert store.ls(f"{below}/items/segments") == [f"{below}/items/segments/00000.parquet"]
     made = store.info(f"{below}/items/segments/00000.parquet")["LastModified"]
-    copy = machine("second") / "runs" / "run"
+    machine("second")
+    copy = copy_of(url)
     tried = json.loads(working("segment", photos, Path(url), "--dry-run", "--json").stdout)
     assert tried["shards to do"] == {"references": 0, "decoded": 0, "segments": 2}
     done = working("segment", photos, Path(url))
     assert done.exit_code == 1
     assert re.search("Note: process .* has held the run; without a sign for 0.5 s it is taken over", done.stderr)
+    assert f"\n  {url}/segments.parquet\n" in done.stdout
+    assert str(copies()) not in done.output, "whoever looks there looks at what is soon another run's"
     assert answer_of(copy) == [{**row, "run": "run"} for row in answer_of(segmented)]
     assert store.info(f"{below}/items/segments/00000.parquet")["LastModified"] == made, "it is not done again"
     assert not store.exists(f"{below}/.lock.json")
-    third = machine("third") / "runs" / "run"
-    status = json.loads(run("status", "--run", url, "--json").stdout)
-    assert [stage["shards_done"] for stage in status["stages"]] == [3, 3, 3]
-    assert status["answer"]
+    machine("third")
+    third = copy_of(url)
+    found = json.loads(run("status", "--run", url, "--json").stdout)
+    assert [stage["shards_done"] for stage in found["stages"]] == [3, 3, 3]
+    assert found["answer"]
     assert not list(third.rglob("c.*")), "no array is needed for that"
     assert run("export", "--run", url, "--format", "png").exit_code == 0
     assert len(store.glob(f"{below}/masks/*.png")) == 2
@@ -158,7 +166,7 @@ def test_a_second_command_on_a_bucket_says_who_holds_the_run(store, machine):
         machine("second")
         with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} on"), at_hand(Path("s3://bucket/held")):
             raise AssertionError("it is held")
-        with at_hand(Path("s3://bucket/held"), reads=True) as other:
+        with at_hand(Path("s3://bucket/held"), purpose="read") as other:
             assert other != copy
         now = store.info("bucket/held/.lock.json")["LastModified"], store.cat("bucket/held/.lock.json")
         assert now == begun, "a process that has slept would write over who has taken the run meanwhile"
@@ -172,12 +180,132 @@ def test_a_second_command_on_a_bucket_says_who_holds_the_run(store, machine):
     store.rm("bucket/held/.lock.json")
 
 
-@pytest.mark.parametrize("url", ["nosuch://bucket/run", "s3://nobucket/run", "s3://bucket/../run"])
+def test_a_holder_is_taken_for_dead_only_by_who_has_looked_for_long_enough(store, machine, monkeypatch):
+    machine("first")
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.3)
+    living = lease.Lease(store, "bucket/stopped", "one")
+    living.acquire()
+    monkeypatch.setattr(
+        "s3pot_batch.pipeline.lease.time.sleep", lambda _: threading.Event().wait(0.6)
+    )  # as one that is stopped meanwhile
+    with pytest.raises(ConfigError, match="in use by process"):
+        lease.Lease(store, "bucket/stopped", "two").acquire()
+    living.check()
+    living.release()
+    assert not store.exists("bucket/stopped")
+
+
+def test_of_two_that_take_a_dead_ones_place_one_goes_on(store, machine, monkeypatch):
+    machine("first")
+    first, second = (lease.Lease(store, "bucket/both", name) for name in ("one", "two"))
+    store.pipe(first.path, b"what a dead process left")
+
+    def meanwhile(_: float) -> None:
+        if first._is_ours() and not second._beats.is_alive():
+            store.rm(first.path)  # as one does that saw the dead one's there a moment before
+            second.acquire()
+        threading.Event().wait(0.05)
+
+    monkeypatch.setattr("s3pot_batch.pipeline.lease.time.sleep", meanwhile)
+    with pytest.raises(ConfigError, match="in use by process"):
+        first.acquire()
+    second.check()
+    second.release()
+
+
+def test_a_command_that_has_slept_looks_before_it_puts_anything_up(store, machine, monkeypatch):
+    machine("first")
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 60)
+    with at_hand(Path("s3://bucket/slept")) as copy:
+        store.pipe("bucket/slept/.lock.json", b"{}")  # meanwhile it was taken for dead
+        HELD[copy].lease.seen -= 30
+        (copy / "new").write_text("x")
+        with pytest.raises(ConfigError, match="another command has taken the run folder over"):
+            HELD[copy].put_up()
+        (copy / "new").unlink()
+
+
+def test_working_copies_know_nothing_of_each_other(store, machine):
+    machine("first")
+    with at_hand(Path("s3://bucket/above/in")) as copy:
+        (copy / "plan.parquet").write_text("made here")
+        with at_hand(Path("s3://bucket/above"), only=remote.NEEDED, purpose="look"):
+            assert (copy / "plan.parquet").exists(), "a name that was forgotten must not cost what is worked on"
+        (copy / ".known.json").write_text("{")
+    assert store.cat("bucket/above/in/plan.parquet") == b"made here"
+    (copy / ".known.json").write_text("")  # as a power cut leaves it
+    with at_hand(Path("s3://bucket/above/in"), purpose="read"):
+        assert (copy / "plan.parquet").read_text() == "made here"
+
+
+def test_status_watches_what_another_machine_puts_up(segmented, store, machine, monkeypatch):
+    machine("first")
+    for module in (status, progress):
+        monkeypatch.setattr(module, "LOG_SECONDS", 0.2)
+    store.put(str(segmented), "bucket/watched", recursive=True)
+    last = "bucket/watched/items/segments/00002.parquet"
+    content = store.cat(last)
+    store.rm(last)
+    with ThreadPoolExecutor() as beside:
+        seen = beside.submit(run, "status", "--run", "s3://bucket/watched", "--watch")
+        while not (copy_of("s3://bucket/watched") / "log.txt").exists():
+            assert not seen.done()
+        store.pipe(last, content)
+    lines = re.findall(r"segments +(./3) shards done", seen.result().stdout)
+    assert (lines[0], lines[-1]) == ("2/3", "3/3")
+    assert "s3://bucket/watched/segments.parquet" in seen.result().stdout
+
+
+def test_the_door_takes_urls(segmented, store, machine):
+    machine("first")
+    store.put(str(segmented), "bucket/read", recursive=True)
+    there, here = read_run("s3://bucket/read"), read_run(segmented)
+    assert there.status.equals(here.status)
+    assert np.array_equal(there.occlusion["face"], here.occlusion["face"])
+    with pytest.raises(ConfigError, match=r"s3://bucket/none/segments.parquet: no answer there"):
+        read_run("s3://bucket/none")
+    adapter = EMBEDDED / "adapter"
+    store.put(str(adapter), "bucket/read/checkpoint", recursive=True)
+    trained = resolve().with_checkpoint(fetched(Path("s3://bucket/read/checkpoint/model.safetensors")))
+    assert trained.fingerprint("segments") == resolve().with_checkpoint(adapter).fingerprint("segments")
+
+
+@pytest.mark.parametrize(
+    "url", ["nosuch://bucket/run", "s3://nobucket/run", "s3://bucket/../run", "simplecache::s3://bucket/run", "http"]
+)
 def test_a_storage_that_is_not_there_is_one_line(photos, store, machine, url):
     machine("first")
+    if url == "http":  # it takes the lock, and shows it to nobody
+        url = f"{os.environ['AWS_ENDPOINT_URL']}/bucket/run"
     done = working("references", photos, Path(url))
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export", "--run", "run", "--out", "s3://bucket/masks"),
+        ("report", "--run", "run", "--sheet", "s3://bucket/sheet.png"),
+        ("index", "photos", "--out", "s3://bucket/in.parquet"),
+        ("import", "--run", "run", "--format", "coco", "s3://bucket/coco"),
+        ("segment", "--manifest", "s3://bucket/in.parquet"),
+    ],
+)
+def test_a_url_for_what_has_to_be_here_is_no_folder_of_that_name(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert f"{next(one for one in arguments if '://' in one)} is a URL" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_of_torchrun_share_no_url(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    done = run("train", "--manifest", "in.parquet", "--run", "s3://bucket/run")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("Error: s3://bucket/run: torchrun's processes share no URL")
 
 
 def test_what_is_on_this_machine_is_used_where_it_is(tmp_path):

@@ -147,9 +147,9 @@ BAD = {
         png(header(60000, 60000), chunk(b"IDAT", zlib.compress(bytes(99))), chunk(b"IEND", b"")),
         "ImageTooLarge",
     ),
-    "a text chunk that unpacks to much": (
+    "a text chunk that unpacks to much, and no data": (
         png(header(4, 4), chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(9_000_000)))),
-        "TruncatedImage",
+        "TruncatedImage|NotAnImage",
     ),
     "one pixel too many": (encoded(Image.new("RGB", (101, 100))), "ImageTooLarge"),
     "a large bitmap": (encoded(Image.new("RGB", (300, 200)), "BMP")[:2000], "ImageTooLarge"),
@@ -171,6 +171,55 @@ def test_a_good_photo_is_read(tmp_path, name):
     assert photo.shape[2] == 3
     if photo.shape[:2] in {(32, 48), (48, 32)}:
         assert np.ptp(photo) > 100, "it is not all black"
+
+
+def unseen(image):
+    """A picture whose alpha is 0 all over."""
+    image.putalpha(0)
+    return image
+
+
+def whites_zero(values):
+    return deep(values, values.dtype).replace(struct.pack("<HHII", 262, 3, 1, 1), struct.pack("<HHII", 262, 3, 1, 0))
+
+
+TEXT, DEEP = zlib.compress(b"<x>" * 700_000), np.asarray(GREY, np.uint16) * 257
+SHOWN = {
+    "alpha that was never filled": encoded(unseen(PICTURE.copy()), "TGA"),
+    "the same of a grey png": encoded(unseen(GREY.copy()), "PNG"),
+    "the same of a palette": encoded(PICTURE.quantize(256), "PNG", transparency=bytes(256)),
+    "tiff whose white is 0, of 8 bit": encoded(GREY, "TIFF", tiffinfo={262: 0}),
+    "tiff whose white is 0, of 16 bit": whites_zero(65535 - DEEP),
+    "tiff whose white is 0, of real numbers": whites_zero(1 - np.asarray(GREY, np.float32) / 255),
+    "tiff of 16 bit": deep(DEEP, np.uint16),
+    "tiff in lab colours": GOOD["tiff in lab colours"],
+    "tiff in ycbcr": encoded(PICTURE.convert("YCbCr"), "TIFF"),
+    "cmyk jpeg": encoded(PICTURE.convert("CMYK"), quality=100, subsampling=0),
+    "ppm of 10 bit": b"P6 48 32 1023\n" + (np.asarray(PICTURE, ">u2") * 4).astype(">u2").tobytes(),
+    "animated png": encoded(form="PNG", save_all=True, append_images=[PICTURE.rotate(90)]),
+    "png with a long history": PNG[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + TEXT) + PNG[33:],
+    "png with a huge colour profile": encoded(form="PNG", icc_profile=bytes(3_000_000)),
+    "png with a colour profile that is none": PNG[:33] + chunk(b"iCCP", b"x\0\0nonsense") + PNG[33:],
+    "jpeg with an animation's worth of tags": JPEG[:2] + (b"\xff\xe5\xff\xff" + bytes(65533)) * 2 + JPEG[2:],
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_photo_shows_what_it_holds(tmp_path, name):
+    (tmp_path / "photo").write_bytes(SHOWN[name])
+    photo = read_photo(str(tmp_path / "photo"), BOUNDS).astype(int)
+    assert min(np.abs(photo - np.asarray(kind.convert("RGB"))).mean() for kind in (PICTURE, GREY)) < 8
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])
+def test_a_photo_is_turned_as_its_orientation_says_and_once(tmp_path, form):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    more = {"save_all": True, "append_images": [PICTURE]} if form == "MPO" else {}
+    (tmp_path / "photo").write_bytes(encoded(GREY.transpose(Image.Transpose.ROTATE_90), form, exif=exif, **more))
+    photo = read_photo(str(tmp_path / "photo"), BOUNDS).astype(int)
+    assert photo.shape == (32, 48, 3)
+    assert np.abs(photo - np.asarray(GREY)[..., None]).mean() < 16
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -30,8 +30,10 @@ def test_orientation_is_applied(tmp_path):
 
 
 def test_transparent_pixels_are_white(tmp_path):
-    photo = read_photo(save(Image.new("RGBA", (2, 2), (255, 0, 0, 0)), tmp_path / "x.png"), LIMIT)
-    assert (photo == 255).all()
+    picture = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
+    picture.putpixel((1, 1), (9, 9, 9, 255))
+    photo = read_photo(save(picture, tmp_path / "x.png"), LIMIT)
+    assert photo[..., 0].tolist() == [[255, 255], [255, 9]]
 
 
 def test_sixteen_bit_is_scaled(tmp_path):
