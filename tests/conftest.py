@@ -2,7 +2,10 @@
 
 import atexit
 import gc
+import logging
 import os
+from collections.abc import Iterator
+from logging.handlers import BufferingHandler
 
 import pytest
 from hypothesis import settings
@@ -30,3 +33,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """At the end libraries count what nobody has put away."""
     if not hasattr(config, "workerinput"):
         gc.unfreeze()
+
+
+@pytest.fixture
+def logged() -> Iterator[list[logging.LogRecord]]:
+    """What the package logs meanwhile; pytest's own way walks through thousands of loggers six times a test."""
+    package, handler = logging.getLogger("s3pot_batch"), BufferingHandler(1000)
+    package.addHandler(handler)
+    yield handler.buffer
+    package.removeHandler(handler)
