@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 if TYPE_CHECKING:  # a second of imports for the one process of several that opens a browser
-    from playwright.sync_api import Browser, Locator, LocatorAssertions, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 PROGRAM = shutil.which("chromium")
 
@@ -69,7 +69,7 @@ def nothing_wrong(page: "Page") -> Iterator[None]:
     assert wrong == []
 
 
-def expect(what: "Locator") -> "LocatorAssertions":
+def expect(what: "Locator"):
     """Playwright's own, which waits for what is said of a part of the page."""
     from playwright.sync_api import expect as waiting
 
