@@ -13,6 +13,8 @@ from hypothesis import settings
 settings.register_profile("s3pot", deadline=None)  # a busy machine makes no example wrong
 settings.load_profile("s3pot")
 
+logging.getLogger().addHandler(logging.NullHandler())  # else what nobody listens to is printed among what is told
+
 gc.disable()  # what the tests import is a million objects that stay; looking through them again and again takes seconds
 
 
