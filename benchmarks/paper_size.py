@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import timm.models.vision_transformer as vit
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -118,8 +117,10 @@ class Parser(nn.Module):
     """
 
     def __init__(self, shape: dict[str, Any]) -> None:
+        from timm.models.vision_transformer import VisionTransformer
+
         super().__init__()
-        self.backbone = vit.VisionTransformer(
+        self.backbone = VisionTransformer(
             img_size=PARSED, patch_size=16, num_classes=0, class_token=False, global_pool="", **shape
         )
         self.head = nn.Linear(shape["embed_dim"], len(CELEBM.classes))

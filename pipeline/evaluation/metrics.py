@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
 BOUNDARY = 0.02
 """Width of the boundary region as a fraction of the image's diagonal (Cheng et al., arXiv 2103.16562)."""
@@ -118,6 +117,8 @@ def mean_with_interval(values: Sequence[float]) -> tuple[float, float, float]:
     mean = float(np.mean(values))
     if len(values) == 1:
         return mean, mean, mean
+    from scipy.stats import bootstrap
+
     found = bootstrap(
         (np.asarray(values),), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
     )

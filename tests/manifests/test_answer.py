@@ -2,7 +2,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -132,6 +131,8 @@ def test_small_shards_share_a_row_group(tmp_path: Path) -> None:
 
 
 def test_pandas_reads_what_pandas_wrote(tmp_path: Path) -> None:
+    import pandas as pd
+
     frame = pd.DataFrame({"image": ["a", "b"], "who": ["Ada", None]}, index=[5, 9])
     frame.to_parquet(tmp_path / "in.parquet")
     manifest = read_manifest(tmp_path / "in.parquet")

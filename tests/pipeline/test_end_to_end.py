@@ -10,12 +10,10 @@ import warnings
 from multiprocessing import get_context
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import skimage.data
-import xarray
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -74,6 +72,8 @@ def run(photos):
 
 
 def test_every_row_has_a_status_and_a_reason(run):
+    import pandas as pd
+
     answer = pd.read_parquet(run / "segments.parquet").set_index("image")
     assert answer["status"].to_dict() == {
         "astronaut_none_0.jpg": "ok", "cut.jpg": "failed", "empty.jpg": "no_face", "hopper_mask_0.jpg": "ok",
@@ -134,6 +134,8 @@ def test_workers_shards_batches_and_interruptions_change_nothing(run, photos):
 
 
 def test_the_stores_open_elsewhere_without_a_warning(run):
+    import xarray
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         references, masks = (xarray.open_zarr(run / name) for name in ("references.zarr", "masks.zarr"))

@@ -19,7 +19,6 @@ from s3pot_batch.manifests.schema import PLAN
 from s3pot_batch.pipeline.evaluation.baselines import ParsedPair, baseline_answers, baselines, contrast_and_grabcut
 from s3pot_batch.pipeline.evaluation.evaluate import Answer, compare, evaluate
 from s3pot_batch.pipeline.evaluation.metrics import boundary_iou, mean_iou, mean_with_interval
-from s3pot_batch.pipeline.evaluation.plots import draw_plots
 from s3pot_batch.stages import store
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.models.protocols import TokenShape
@@ -216,6 +215,8 @@ def test_files_and_plots(answered):
     result = evaluate(manifest, {"S3POT": run}, group="status")
     result.write(run)
     assert json.loads((run / "evaluation.json").read_text()) == result.summary
+    from s3pot_batch.pipeline.evaluation.plots import draw_plots
+
     for path in draw_plots(result.summary, result.rows.to_pylist(), run):
         assert path.read_bytes()[:4] == b"\x89PNG"
 

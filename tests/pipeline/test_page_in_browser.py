@@ -1,12 +1,11 @@
 """The report as people use it, in Chromium: sort, filter, leaf through, open, slide; keyboard; no error, no barrier."""
 
 import pytest
-from playwright.sync_api import expect
 
 from s3pot_batch.manifests.outcomes import Outcome
 from s3pot_batch.pipeline.report.compare import write_comparison
 from s3pot_batch.pipeline.report.page import write_page
-from tests.pipeline.browsing import chromium, page_of, serious
+from tests.pipeline.browsing import chromium, expect, page_of, serious, shown
 from tests.pipeline.drawn_run import draw_run, found
 
 OK = 66
@@ -24,15 +23,15 @@ def address(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
+def tab():
+    """One for all: a new one costs more than what is shown in it."""
+    with chromium() as browser, page_of(browser) as opened:
         yield opened
 
 
 @pytest.fixture
-def page(browser, address):
-    with page_of(browser) as opened:
-        opened.goto(address)
+def page(tab, address):
+    with shown(tab, address) as opened:
         yield opened
 
 
@@ -140,9 +139,8 @@ def test_a_failure_says_why_and_masks_can_be_put_away(page, address):
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("dark", 390)])
-def test_nobody_is_shut_out(browser, address, scheme, width):
-    with page_of(browser, color_scheme=scheme, viewport={"width": width, "height": 900}) as page:
-        page.goto(address)
+def test_nobody_is_shut_out(tab, address, scheme, width):
+    with shown(tab, address, scheme, width) as page:
         assert serious(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.locator(".card").first.click()
@@ -164,9 +162,8 @@ def compared(tmp_path_factory):
     ).absolute().as_uri()  # fmt: skip
 
 
-def test_two_runs_are_compared_photo_by_photo(browser, compared):
-    with page_of(browser, color_scheme="dark", viewport={"width": 390, "height": 900}) as page:
-        page.goto(compared)
+def test_two_runs_are_compared_photo_by_photo(tab, compared):
+    with shown(tab, compared, "dark", 390) as page:
         assert names(page)[:3] == ["photo 0", "photo 5", "photo 1"]
         page.locator("[name=verdict]").select_option("changed")
         assert sorted(names(page)) == ["photo 0", "photo 1", "photo 5"]

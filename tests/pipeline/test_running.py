@@ -136,9 +136,9 @@ class TestSerial(RunnerContract):
         ("stage", "traced"),
         [(toy_stage.second_fails, False), (toy_stage.second_lacks_a_file, False), (toy_stage.second_breaks, True)],
     )
-    def test_only_what_nobody_expected_is_logged_with_a_traceback(self, tmp_path, caplog, stage, traced):
+    def test_only_what_nobody_expected_is_logged_with_a_traceback(self, tmp_path, logged, stage, traced):
         self.run(stage, tasks(tmp_path), CONTEXT, lambda _: None)
-        (record,) = caplog.records  # of one shard: the others went on in silence
+        (record,) = logged  # of one shard: the others went on in silence
         assert record.getMessage().startswith("toy, shard 1: ")
         assert bool(record.exc_info) == traced
 

@@ -17,7 +17,6 @@ from s3pot_batch.manifests import finished as finishing
 from s3pot_batch.manifests import plan as planning
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.manifest import read_manifest
-from s3pot_batch.pipeline import scheduling
 from s3pot_batch.pipeline.job import Tasks, open_job, work
 from s3pot_batch.pipeline.options import Options
 from s3pot_batch.pipeline.runner import run_serial
@@ -275,7 +274,7 @@ def test_workers_start_once_for_all_stages_and_not_for_nothing(blanks, monkeypat
         yield run
         ended.append(address)
 
-    monkeypatch.setattr(scheduling, "dask_runner", runner)
+    monkeypatch.setattr("s3pot_batch.pipeline.scheduling.dask_runner", runner)
     (blanks / "scheduler.json").write_text('{"address": "tcp://there:1"}')
     if "scheduler_file" in where:
         where = {"scheduler_file": blanks / where["scheduler_file"]}

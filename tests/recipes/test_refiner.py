@@ -39,7 +39,7 @@ def test_a_sample_is_what_the_pipeline_makes_of_a_face(folder):
 
 def test_it_is_trained_and_measured_beside_grabcut(folder, tmp_path):
     recipe = RefinerRecipe(
-        data=tmp_path, work=tmp_path, out=tmp_path, samples=folder, steps=2, batch=2, measured=2, workers=0
+        data=tmp_path, work=tmp_path, out=tmp_path, samples=folder, steps=1, batch=2, measured=2, workers=0
     )
     train(recipe)
     build(tmp_path / "refiner", "cpu")

@@ -239,7 +239,7 @@ def many(tmp_path_factory):
     write_parquet(pa.table({"image": ["six.png"] + 4 * ["astronaut.png"], "bbox": SIX}), folder / "in.parquet")
     found = {}
     for most, photos in ((4, 5), (6, 1)):  # the other four are found alike
-        settings = changed(EMBEDDED.settings, {"faces": {"max_faces": most}})
+        settings = changed(EMBEDDED.settings, {"faces": {"max_faces": most}, "references": {"passes": 1}})
         plan = make_plan(read_manifest(folder / "in.parquet", photos), shard_size=5, max_faces=most)
         run = folder / f"run{most}"
         write_plan(plan, run)

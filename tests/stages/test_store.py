@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import xarray
 import zarr
 
 from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome, write_outcomes
@@ -160,6 +159,8 @@ def test_what_is_no_array_is_named(tmp_path):
 
 def test_other_programs_open_it_with_names(path):
     store.write_rows(path, ARRAYS, range(6), {4: value(2)})
+    import xarray
+
     with xarray.open_zarr(path) as opened:
         assert opened["picture"].dims == ("row", "y", "x", "channel")
         assert opened["map"].dims == ("row", "y", "x")

@@ -261,10 +261,10 @@ class TestTurned:
 
 
 def test_a_small_face_in_a_large_photo_is_found(shipped_finder, astronaut):
-    photo = np.random.default_rng(0).normal(128, 10, (3000, 4000, 1)).clip(0, 255).astype(np.uint8).repeat(3, 2)
-    photo[1500:1750, 2500:2750] = cv2.resize(astronaut, (250, 250), interpolation=cv2.INTER_AREA)
+    photo = np.random.default_rng(0).normal(128, 10, (1000, 4000, 1)).clip(0, 255).astype(np.uint8).repeat(3, 2)
+    photo[500:750, 2500:2750] = cv2.resize(astronaut, (250, 250), interpolation=cv2.INTER_AREA)
     [face] = shipped_finder.find(photo)
-    expected = np.array([2500, 1500]) + np.array([X, Y]) * 250 / 512
+    expected = np.array([2500, 500]) + np.array([X, Y]) * 250 / 512
     assert np.linalg.norm(centre(face) - expected) < 0.3 * ACROSS * 250 / 512
 
 
