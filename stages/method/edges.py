@@ -16,6 +16,8 @@ LINE, STANDS_OUT = 0.02, 10.0
 """Half a line's width, as a fraction of the side, and by how many Lab units its contrast exceeds that beside it."""
 BEYOND = 0.25
 """How far from M, as a fraction of the side, an occluder is taken to go on outside of it."""
+HELD = 0.4
+"""Share of a thick part that a cut has to leave, or colours do not tell the part from the face."""
 ROUNDS, AROUND = 2, 1 / 8
 """GrabCut's rounds, and how far it looks beyond what may be hidden, as a fraction of the side: a third round, and the
 rest of the frame, bring nothing."""
@@ -30,8 +32,9 @@ def cut_along_edges(
     A decoder that sees tokens draws the frame of a pair of glasses several times too thick, and is sure of it. In thin
     parts, therefore, what hides the face is what differs from the reference, pixel by pixel. GrabCut likes short edges
     and cuts hair-thin lines off; those that stand out of the contrast are put back. A hand or a mask goes on outside of
-    the face, and GrabCut is not to learn its colours as those of what is seen. A larger frame is cut at ``BOUND``
-    pixels: GrabCut takes seconds at a thousand.
+    the face, and GrabCut is not to learn its colours as those of what is seen. Of a hand that it cannot tell from the
+    face at all, the decoder's word stands. A larger frame is cut at ``BOUND`` pixels: GrabCut takes seconds at a
+    thousand.
 
     Args:
         photo: S×S×3 uint8 RGB.
@@ -59,7 +62,19 @@ def cut_along_edges(
     labels[thin & (contrast > EVIDENT) & (occlusion > 0.9)] = cv2.GC_FGD
     labels[~region | (occlusion < RULED_OUT)] = cv2.GC_BGD
     labels[goes_on(marked & ~thin, region)] = cv2.GC_PR_FGD
-    return ((grabcut(photo, labels) | (thin & lines(contrast))) & region).astype(np.float32)
+    cut = (grabcut(photo, labels) | (thin & lines(contrast))) & region
+    return (cut | lost(marked & ~thin, cut)).astype(np.float32)
+
+
+def lost(thick: NDArray[np.bool_], cut: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """S×S, the connected parts of which a cut leaves less than ``HELD``.
+
+    A hand has the face's own colours, and GrabCut, which tells things by theirs, takes it for the face.
+    """
+    count, parts = cv2.connectedComponents(thick.astype(np.uint8))
+    sizes = np.bincount(parts.ravel(), minlength=count)
+    held = np.bincount(parts.ravel(), weights=cut.ravel(), minlength=count)
+    return np.asarray(thick & (held < HELD * sizes)[parts], bool)
 
 
 def goes_on(marked: NDArray[np.bool_], region: NDArray[np.bool_]) -> NDArray[np.bool_]:

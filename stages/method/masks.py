@@ -130,10 +130,11 @@ def draw(
 
 
 def corrected(pair: Pair, decoded: NDArray[np.float32], threshold: float, refiner: Refiner) -> NDArray[np.float32]:
-    """S×S probabilities: the refiner's in what was decoded and ``REACH`` around it; elsewhere it may only clear.
+    """S×S probabilities, the mean of the refiner's and the decoder's, which err in other places.
 
-    It moves edges and finds nothing of its own: dark eyes, which a reference draws lighter, would be things to it. It
-    is not asked about specks, which are cleared.
+    What the refiner says counts where something was decoded and ``REACH`` around it; elsewhere it may only clear. It
+    moves edges and finds nothing of its own: dark eyes, which a reference draws lighter, would be things to it. It is
+    not asked about specks, which are cleared.
     """
     hidden = decoded > threshold
     if not hidden.any():
@@ -142,7 +143,8 @@ def corrected(pair: Pair, decoded: NDArray[np.float32], threshold: float, refine
         return np.where(hidden, np.float32(0), decoded)
     [found] = refiner.refine([Decision(pair.raw, pair.reference, pair.region, decoded)])
     near = dilated(hidden, round(REACH * len(hidden)))
-    return np.where(pair.region, np.where(near, found, np.minimum(found, decoded)), np.float32(0)).astype(np.float32)
+    refined = np.where(near, found, np.minimum(found, decoded))
+    return np.where(pair.region, (refined + decoded) / 2, np.float32(0)).astype(np.float32)
 
 
 def prompt_map(prompts: Prompts, side: int) -> NDArray[np.int8]:

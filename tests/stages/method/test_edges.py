@@ -62,6 +62,17 @@ def test_what_the_decoder_is_sure_of_stays(photo):
     assert not cut[56:].any()
 
 
+def test_of_a_hand_that_colours_do_not_tell_from_the_face_the_decoders_word_stands():
+    skin = (SKIN + np.random.default_rng(1).integers(-6, 7, SKIN.shape)).astype(np.uint8)
+    skin[:18, 40:] = (30, 60, 160)  # something else of another colour, of which the decoder is surer
+    decoded = np.zeros((64, 64), np.float32)
+    decoded[30:54, 10:34] = 0.7
+    decoded[6:18, 44:60] = 0.8
+    cut = cut_along_edges(skin, SKIN, REGION, decoded, 0.5) > 0.5
+    assert cut[30:54, 10:34].mean() > 0.98  # all but its corners
+    assert cut_along_edges(photo, SKIN, REGION, decoded, 0.5)[30:44, 34:40].mean() > 0.9, ()
+
+
 def test_a_thin_frame_is_what_differs_from_the_reference():
     reference = np.random.default_rng(1).integers(-6, 7, (256, 256, 3)) + SKIN[0, 0]
     truth, decoded = np.zeros((2, 256, 256), np.uint8)
