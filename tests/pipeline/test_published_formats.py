@@ -177,6 +177,7 @@ def test_the_ablation_runs_every_variant_that_differs(paper, tmp_path):
         "with FE",
         "without the mask prompt",
         "matching as published",
+        "the whole frame",
         "all points",
         "decoded face",
         "without the refiner",
