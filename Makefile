@@ -5,8 +5,8 @@ PY := $(VENV)/bin/python
 S3POT := $(VENV)/bin/s3pot-batch
 STAMP := $(VENV)/.installed
 
-# Of tests: one more than cores, as many of them wait for others.
-PROCESSES := $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() + 1, 8))")
+# Of tests: each of them imports all libraries, so that more than there are cores take longer.
+PROCESSES := $(shell $(PYTHON) -c "import os; print(min(os.cpu_count(), 8))")
 
 DEMO := demo/photos/manifest.parquet
 MANIFEST ?= $(DEMO)
