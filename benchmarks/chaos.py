@@ -228,6 +228,17 @@ DRIVER = ("driver SIGKILL", "driver SIGTERM", "driver SIGINT")
 LOCAL = (*(("worker", "worker", "worker at start-up", "storage hangs", *TOKENS) * 4), *DRIVER)
 ELSEWHERE = (*(("worker", "worker at start-up") * 5), "nanny", "scheduler", "driver SIGKILL", "storage hangs")
 
+WAYS = (
+    ("local", WORKERS),
+    ("serial", 0),
+    ("disk", 0),
+    ("elsewhere", WORKERS),
+    ("local", WORKERS),
+    ("serial", 0),
+    ("disk", WORKERS),
+)
+"""One after the other: what is done to a run, and its workers."""
+
 
 def chaos(kills: int = KILLS, seed: int = 0) -> None:
     """Kill so often, and print what came of it."""
@@ -248,8 +259,8 @@ def chaos(kills: int = KILLS, seed: int = 0) -> None:
 def one_round(disturbed: Round, number: int, clean: Path) -> None:
     """A run in one of the ways that there are, one after the other, and its judgement."""
     with ExitStack() as stack:
-        way = ("local", "serial", "disk", "elsewhere", "local", "serial", "disk")[number % 7]
-        disturbed.options = ("--workers", "0" if way in {"serial", "disk"} else str(WORKERS))
+        way, workers = WAYS[number % len(WAYS)]
+        disturbed.options = ("--workers", str(workers))
         if way == "elsewhere":
             tidy = disturbed.tidy
             disturbed.cluster = stack.enter_context(
