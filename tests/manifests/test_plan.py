@@ -42,6 +42,14 @@ def test_the_written_plan_stays_even_with_another_shard_size(tmp_path: Path) -> 
     assert (plan.shards, plan.rows, plan.shard_size) == (2, 9, 2)
 
 
+@pytest.mark.parametrize("other", [2, 4])
+def test_a_plan_for_more_or_fewer_faces_a_photo_is_refused(tmp_path: Path, other: int) -> None:
+    manifest = listing(tmp_path, "a", "b")
+    settle_plan(manifest, tmp_path, shard_size=2, max_faces=3)
+    with pytest.raises(ManifestError, match=f"was planned with faces.max_faces = 3, not {other}; use another --run"):
+        settled(manifest, tmp_path, shard_size=2, max_faces=other)
+
+
 def listing(folder: Path, *names: str, **columns: object) -> Manifest:
     return read_manifest(manifest_file(folder, image=[f"{name}.jpg" for name in names], **columns))
 
