@@ -3,6 +3,7 @@
 import io
 import logging
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,14 @@ def test_lines_tell_counts_failures_and_errors(tmp_path, capsys):
     assert last.startswith("segments: 6/6 photos")
     assert "3 failed, 0:00:00 left" in last
     assert note == "Note: that was it"
+
+
+def test_of_many_shards_some_are_named(tmp_path, lock):
+    with ExitStack() as held:
+        for shard in range(7):
+            held.enter_context(FileLock(Path(lock.lock_file).with_name(f"{shard:05d}.lock")))
+        text = Meter("segments", dict.fromkeys(range(7), 4), run=tmp_path).text()
+    assert text.endswith("; now shard 0 (0 s), shard 1 (0 s), shard 2 (0 s), shard 3 (0 s) and 3 more")
 
 
 def test_what_is_done_within_shards_counts_once(tmp_path, lock):

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from s3pot_batch.stages.errors import ConfigError
 from s3pot_batch.stages.method.enhancement import enhance, token_region
-from s3pot_batch.stages.method.network import S3POT, thinned
+from s3pot_batch.stages.method.network import S3POT, Prompted, label_map, thinned
 from s3pot_batch.stages.method.selection import Prompts, select_prompts
 from s3pot_batch.stages.models.adapters.attention import AttentionAdapter
 from tests.stages.models.scored import ScoredSegmenter
@@ -202,3 +202,11 @@ def test_pairs_are_prompted_as_a_batch_as_one_by_one(network, tokens, region):
         assert torch.equal(one.prompts.labels, alone.prompts.labels)
         torch.testing.assert_close(one.prompts.similarity, alone.prompts.similarity, atol=1e-5, rtol=0)
         torch.testing.assert_close(one.contrast, alone.contrast)
+
+
+def test_a_tokens_label_is_the_surer_the_farther_it_is_from_the_threshold():
+    prompts = Prompts(torch.tensor([0, 5, 10]), torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.9, 0.72, 0.1]))
+    sure = label_map(Prompted(torch.zeros(2, 4, 4), torch.zeros(4, 4), prompts), threshold=0.7)
+    expected = torch.zeros(4, 4)
+    expected[0, 0], expected[1, 1], expected[2, 2] = 0.7616, 0.0997, -0.9951  # tanh of 1, 0.1 and −3
+    torch.testing.assert_close(sure, expected, atol=1e-4, rtol=0)
