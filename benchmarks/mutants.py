@@ -18,13 +18,15 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import chdir
+from contextlib import chdir, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from cosmic_ray.commands import init
-from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.mutating import mutate_and_test, mutate_code
+from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome
 
@@ -68,6 +70,18 @@ def _silent(module: Path) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
                     yield (part.lineno, part.col_offset), (part.end_lineno or 0, part.end_col_offset or 0)
 
 
+def drawn(folder: Path, rng: random.Random) -> Iterator[MutationSpec]:
+    """A mutant of every place in a folder's modules, in any order."""
+    every = mutants(sorted(folder.glob("*.py")))
+    for place in rng.sample(sorted(every), len(every)):
+        mutation = rng.choice(every[place])
+        operator = get_operator(mutation.operator_name)(**mutation.operator_args)
+        code = mutate_code(place[0].read_text(encoding="utf-8"), operator, mutation.occurrence)
+        with suppress(SyntaxError):  # cosmic-ray takes the stars of an unpacked dictionary for a power
+            ast.parse(code)
+            yield mutation
+
+
 def files_for(module: Path) -> list[str]:
     """The test files that should notice a wrong in a module: of its name, those that name it, else those beside."""
     package, folder = ".".join(module.parent.parts), Path("tests") / module.parent
@@ -107,14 +121,13 @@ def main(
         os.environ["PYTHONPATH"] = str(copy)
         with chdir(copy):
             for folder in folders:
-                rng, tally = random.Random(seed), Counter[str]()
-                every = mutants(sorted(Path(folder).glob("*.py")))
-                for drawn in rng.sample(sorted(every), min(count, len(every))):
-                    line = tested(rng.choice(every[drawn]))
+                tally = Counter[str]()
+                for mutation in islice(drawn(Path(folder), random.Random(seed)), count):
+                    line = tested(mutation)
                     tally[line.split(":")[0]] += 1
                     print(line, flush=True)
                 killed = tally.total() - tally["survived"]
-                print(f"mutants, {folder}: {killed} of {tally.total()} killed, {len(every)} places; {dict(tally)}")
+                print(f"mutants, {folder}: {killed} of {tally.total()} killed; {dict(tally)}", flush=True)
 
 
 if __name__ == "__main__":

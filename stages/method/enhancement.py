@@ -57,7 +57,7 @@ def enhance(
     Raises:
         ValueError: no token lies inside M.
     """
-    [found] = enhance_all(segmenter, [(raw, reference, inside)], conditioned=conditioned)
+    [found] = enhance_all(segmenter, [(raw, reference, inside)], conditioned=conditioned, windowed=False)
     return found
 
 
@@ -65,8 +65,8 @@ def enhance_all(
     segmenter: Segmenter,
     pairs: Sequence[tuple[Tensor, Tensor, Tensor]],
     *,
-    conditioned: bool = True,
-    windowed: bool = False,
+    conditioned: bool,
+    windowed: bool,
 ) -> list[Enhanced]:
     """FE of one or more pairs (raw, reference, inside), whose 2B pictures the transformer sees as one batch.
 

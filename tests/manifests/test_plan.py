@@ -76,6 +76,8 @@ def test_photos_keep_their_places_whatever_the_manifest_becomes(tmp_path: Path) 
     assert places(back) == {"a": (0, 0), "c": (1, 6), "f": (3, 18), "z": (4, 24)}
     assert back.numbers(["f", "z", "a", "nobody"]).tolist() == [5, 6, 0, -1]
     assert [back.item(n).image_id for n in (5, 6, 0)] == ["f", "z", "a"]
+    alone = settle_plan(listing(tmp_path, "a"), run, shard_size=2, max_faces=3)
+    assert places(alone) == {"a": (0, 0)}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from s3pot_batch.stages.errors import ConfigError
-from s3pot_batch.stages.method.enhancement import enhance, token_region
+from s3pot_batch.stages.method.enhancement import enhance, token_centres, token_region
 from s3pot_batch.stages.method.network import S3POT, Prompted, label_map, thinned
 from s3pot_batch.stages.method.selection import Prompts, select_prompts
 from s3pot_batch.stages.models.adapters.attention import AttentionAdapter
@@ -109,6 +109,12 @@ def test_the_mask_prompt_says_what_the_points_say(network, tokens, region):
         pair, prompts=replace(pair.prompts, labels=1 - pair.prompts.labels, similarity=-pair.prompts.similarity)
     )
     asked_for_the_occlusion = -occlusion([pair])[0].logits
+    face = settled(network, mask_prompt=True, target="face", adapter=False)
+    points = network.segmenter.embed_points(token_centres(8)[pair.prompts.cells][None], pair.prompts.labels[None])
+    maps = network.segmenter.embed_maps(label_map(pair, face.settings.min_similarity)[None])
+    torch.testing.assert_close(
+        face([pair])[0].logits, network.segmenter.decode(pair.tokens[None], points, maps=maps)[0][0]
+    )
     face = settled(network, mask_prompt=True, target="face")
     torch.testing.assert_close(face([flipped])[0].logits, asked_for_the_occlusion)
     without = settled(network, mask_prompt=False, target="face")
