@@ -76,9 +76,8 @@ def drawn(folder: Path, rng: random.Random) -> Iterator[MutationSpec]:
     for place in rng.sample(sorted(every), len(every)):
         mutation = rng.choice(every[place])
         operator = get_operator(mutation.operator_name)(**mutation.operator_args)
-        code = mutate_code(place[0].read_text(encoding="utf-8"), operator, mutation.occurrence)
-        with suppress(SyntaxError):  # cosmic-ray takes the stars of an unpacked dictionary for a power
-            ast.parse(code)
+        with suppress(SyntaxError, AttributeError):  # it takes ** of a dictionary for a power; dotted exceptions fail
+            ast.parse(mutate_code(place[0].read_text(encoding="utf-8"), operator, mutation.occurrence))
             yield mutation
 
 
