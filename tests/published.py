@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -70,6 +71,9 @@ def write_stable_diffusion(folder: Path, *channels: int) -> None:
         )
         for n in channels or (3,)
     ]
+    for weight in chain.from_iterable(net.parameters() for net in nets):
+        if not weight.any():  # the last layers of a new ControlNet are zero, and it would have no say
+            torch.nn.init.normal_(weight, std=0.3)
     control = MultiControlNetModel(nets) if len(nets) > 1 else nets[0]
     pipeline = StableDiffusionControlNetInpaintPipeline(
         vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, controlnet=control,
