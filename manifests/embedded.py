@@ -77,6 +77,11 @@ def embedded_location(path: Path, row: int) -> str:
     return f"{SCHEME}{row}:{path.resolve()}"
 
 
+def manifest_of(location: str) -> str:
+    """The manifest that an :func:`embedded_location` is in."""
+    return location.removeprefix(SCHEME).split(":", 1)[1]
+
+
 def read_embedded(location: str) -> bytes:
     """The photo at an :func:`embedded_location`.
 

@@ -17,6 +17,7 @@ from s3pot_batch.manifests.confine import outside_of
 from s3pot_batch.manifests.embedded import embedded_location, is_text, read_photo_table
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.hints import box_problem, finite, landmarks_problem
+from s3pot_batch.manifests.origin import folder_of, origin_of
 from s3pot_batch.manifests.schema import SEGMENTS
 
 DIGESTED = 10_000
@@ -45,6 +46,8 @@ class Manifest:
     """What the user should know, such as a column that has another name in the answer."""
     digest: str
     """SHA-256 (hex) of images, ids, boxes, landmarks and problems: another list of photos is another run."""
+    photos_inside: bool = False
+    """Whether some lie in this file."""
 
 
 def read_manifest(path: Path, limit: int | None = None, confine: Collection[str] | None = None) -> Manifest:
@@ -67,6 +70,8 @@ def read_manifest(path: Path, limit: int | None = None, confine: Collection[str]
     _check_columns(path, table)
     table = _plain(path, table)
     folder, problems = path.parent.resolve(), Problems(table.num_rows)
+    if confine is None:
+        folder = folder_of(path, table.schema, (name.as_py() for name in table["image"]))
     if inside is None:
         images = _locations(table, folder, problems, confine)
     else:
@@ -79,11 +84,13 @@ def read_manifest(path: Path, limit: int | None = None, confine: Collection[str]
     else:
         image_ids = derived_ids(folder, images if inside is None else table["image"].to_pylist())
         table = table.append_column("image_id", pa.array(image_ids, pa.string()))
+    if confine is None:
+        images = _of_origin(table, image_ids, images)
     bboxes, landmarks = (_numbers(path, table, column, problems) for column in (BBOX, LANDMARKS))
     table, notes = _beside_the_answer(table)
     return Manifest(
         path, table, images, image_ids, bboxes, landmarks, tuple(problems.found), notes,
-        _digest((images, image_ids, bboxes, landmarks, problems.found)),
+        _digest((images, image_ids, bboxes, landmarks, problems.found)), inside is not None,
     )  # fmt: skip
 
 
@@ -164,6 +171,16 @@ def _location(row: int, name: str | None, folder: Path, problems: Problems, conf
     if confine is not None and (reason := outside_of(found, folder, confine)):
         problems.add(row, "OutOfBounds", "image", f"{reason}, and --confine forbids that")
     return found
+
+
+def _of_origin(table: pa.Table, image_ids: Sequence[str], images: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the photos are, of an answer whose photos lie in the manifest that it was made of."""
+    origin = origin_of(table.schema)
+    if origin is None or not origin.photos_inside or not origin.manifest.is_file():
+        return images
+    whole = read_manifest(origin.manifest)
+    places = dict(zip(whole.image_ids, whole.images, strict=True))
+    return tuple(places.get(name, image) for name, image in zip(image_ids, images, strict=True))
 
 
 def _plain_names(names: pa.Array) -> NDArray[np.bool_]:

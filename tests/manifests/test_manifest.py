@@ -185,6 +185,8 @@ CONFINED = {
     "linked/a.jpg": False, "https://127.0.0.1/a.jpg": False, "https://[::1]/a.jpg": False, "https://10.1.2.3/a": False,
     "https://169.254.169.254/latest": False, "https://8.8.8.8/a.jpg": True, "http://8.8.8.8/a.jpg": False,
     "file:///etc/passwd": False, "s3://bucket/a.jpg": True, "simplecache::https://8.8.8.8/a": False,
+    "https://127.1/a.jpg": False, "https://2130706433/a.jpg": False, "https://a@127.0.0.1/a.jpg": False,
+    "https://224.0.0.1/a.jpg": False, "circle/a.jpg": False, "a\0.jpg": False,
     "https://localhost/a.jpg": False, "https://no.such.host.invalid/a": False, "https:///a": False,
 }  # fmt: skip
 
@@ -195,6 +197,7 @@ def test_other_peoples_manifests_are_confined(tmp_path: Path, image: str) -> Non
     folder.mkdir()
     (folder / "link.jpg").symlink_to("/etc/hostname")
     (folder / "linked").symlink_to(tmp_path)
+    (folder / "circle").symlink_to("circle")
     path = manifest_file(folder, image=[image])
     [problem] = read_manifest(path, confine=("https", "s3")).problems
     assert (problem is None) == CONFINED[image]
