@@ -91,7 +91,7 @@ def test_python_m_is_the_command_line(tmp_path):
     closed = (
         f"umask 000; {shlex.join(command)} index . --out lists/in.parquet 2>&- && {shlex.join(command)} status 2>&-"
     )
-    assert subprocess.run(["sh", "-c", closed], cwd=tmp_path, check=False).returncode == 2
+    assert subprocess.run(["/bin/sh", "-c", closed], cwd=tmp_path, check=False).returncode == 2
     made = [tmp_path / "lists", tmp_path / "lists" / "in.parquet"]
     assert [path.stat().st_mode & 0o002 for path in made] == [0, 0], "others may not write there"
 
