@@ -10,16 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from s3pot_batch.manifests.errors import ManifestError
-from s3pot_batch.manifests.files import REDO, file_metadata, read_table, replacing
+from s3pot_batch.manifests.errors import DamagedOutcomes, ManifestError
+from s3pot_batch.manifests.files import REDO, file_metadata, replacing
 from s3pot_batch.manifests.finished import shard_stamps
 from s3pot_batch.manifests.manifest import Manifest
-from s3pot_batch.manifests.outcomes import Outcome, count_statuses, items_path, shard_is_done
+from s3pot_batch.manifests.origin import made_of
+from s3pot_batch.manifests.outcomes import Outcome, count_statuses, items_path, read_items, shard_is_done
 from s3pot_batch.manifests.plan import Plan, PlannedItem
 from s3pot_batch.manifests.schema import ANSWER_VERSION, FACE_ANSWER, ITEM_SCHEMA, SEGMENTS, STATUSES
 
 STAGE = "segments"
 ANSWER = "segments.parquet"
+WRITTEN = f".{ANSWER}.written"
+"""The answer's size and time (nanoseconds): if they are others, somebody or something has changed it since."""
 ROW_GROUP = 1024
 """Photos that are in memory at once, about; a row group per shard would make a slow file."""
 SHARDS = 16
@@ -41,19 +44,22 @@ def assemble_segments(
         out: the file to write, ``run/segments.parquet`` if not given.
 
     Raises:
-        ManifestError: an items file is damaged, or is not of these settings or photos.
+        ManifestError: an items file is of other settings.
+        DamagedOutcomes: one is damaged, or of other photos.
     """
     schema = pa.schema([*manifest.table.schema, *SEGMENTS])
     basis = _basis(manifest, plan, run, fingerprint)
-    metadata = file_metadata(
-        manifest.table, {"schema_version": str(ANSWER_VERSION), "fingerprint": fingerprint, "basis": basis}
-    )
+    origin = made_of(manifest.path, manifest.table, photos_inside=manifest.photos_inside)
+    facts = {"schema_version": str(ANSWER_VERSION), "fingerprint": fingerprint, "basis": basis}
+    metadata = file_metadata(manifest.table, facts | origin)
     tally, answers = dict.fromkeys(STATUSES, 0), _Answers(plan, run, fingerprint)
     numbers = plan.numbers(manifest.image_ids)
     if (numbers < 0).any():
         raise ManifestError(f"{run} is not planned for {manifest.image_ids[numbers.argmin()]}; run the command again")
     with replacing(out or run / ANSWER) as temporary:
-        with pq.ParquetWriter(temporary, schema.with_metadata(metadata), compression="zstd") as writer:
+        with pq.ParquetWriter(
+            temporary, schema.with_metadata(metadata), compression="zstd", write_page_checksum=True
+        ) as writer:
             for first in range(0, len(numbers), ROW_GROUP):
                 answer = answers.rows(numbers[first : first + ROW_GROUP])
                 given = manifest.table.slice(first, answer.num_rows)
@@ -62,19 +68,37 @@ def assemble_segments(
                     tally[status] += count
         if sum(tally.values()) != manifest.table.num_rows:
             raise AssertionError(f"{manifest.table.num_rows} rows in, {tally} rows out")
+    if out is None:
+        with replacing(run / WRITTEN) as temporary:
+            temporary.write_text(_stamp(run / ANSWER), encoding="utf-8")
     return tally
 
 
 def answer_is_current(manifest: Manifest, plan: Plan, run: Path, fingerprint: str) -> bool:
     """Whether the run's answer was made of just this: a million rows take minutes to write."""
+    if was_written(run) is False:
+        return False
     try:
         with pq.ParquetFile(run / ANSWER) as file:
-            made_of = (file.schema_arrow.metadata or {}).get(b"basis", b"")
+            said = (file.schema_arrow.metadata or {}).get(b"basis", b"")
             rows = file.metadata.num_rows
     except (pa.ArrowException, OSError):
         return False
     basis = _basis(manifest, plan, run, fingerprint).encode()
-    return bool(rows == manifest.table.num_rows and made_of == basis)
+    return bool(rows == manifest.table.num_rows and said == basis)
+
+
+def was_written(run: Path) -> bool | None:
+    """Whether the answer is the file that was written, by its size and time; ``None`` where nobody knows."""
+    try:
+        return (run / WRITTEN).read_text(encoding="utf-8") == _stamp(run / ANSWER)
+    except FileNotFoundError:
+        return False if (run / WRITTEN).exists() else None
+
+
+def _stamp(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def _basis(manifest: Manifest, plan: Plan, run: Path, fingerprint: str) -> str:
@@ -109,12 +133,12 @@ class _Answers:
     def _shard(self, shard: int) -> pa.Table:
         planned, path = self.plan.part(shard), items_path(self.run, STAGE, shard)
         if shard_is_done(self.run, STAGE, shard, self.fingerprint):
-            outcomes = read_table(path)
+            outcomes = read_items(self.run, STAGE, shard)
         else:
             lost = [asdict(_lost(item)) for item in self.plan.shard(shard)]
             outcomes = pa.Table.from_pylist(lost, ITEM_SCHEMA)
         if any(outcomes[name].to_pylist() != planned[name].to_pylist() for name in ("index", "image_id")):
-            raise ManifestError(f"{path}: its rows are not the photos of shard {shard}; {REDO}")
+            raise DamagedOutcomes(STAGE, shard, f"{path}: its rows are not the photos of shard {shard}; {REDO}")
         facts = {"run": self.run.absolute().name, "shard": shard, "fingerprint": self.fingerprint}
         columns = {name: pa.repeat(value, planned.num_rows) for name, value in facts.items()}
         columns |= {"row": planned["row"], "faces": _faces(outcomes["faces"])}

@@ -6,6 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from s3pot_batch.manifests.errors import one_line
+
 
 def outside_of(location: str, folder: Path, schemes: Collection[str]) -> str | None:
     """Why a photo's location is out of bounds, or ``None``.
@@ -19,7 +21,10 @@ def outside_of(location: str, folder: Path, schemes: Collection[str]) -> str | N
         schemes: such as ``https``.
     """
     if "://" not in location:
-        inside = Path(location).resolve().is_relative_to(folder)
+        try:
+            inside = Path(location).resolve().is_relative_to(folder)
+        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+            return f"{location} cannot be followed ({one_line(error)})"
         return None if inside else f"{location} leaves the manifest's folder"
     scheme = location.split("://", 1)[0]
     if "::" in location or scheme not in schemes:
@@ -31,5 +36,11 @@ def outside_of(location: str, folder: Path, schemes: Collection[str]) -> str | N
         addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
     except (OSError, ValueError) as error:
         return f"{location} has no host that can be found ({error})"
-    local = [one for one in addresses if not ipaddress.ip_address(str(one).split("%")[0]).is_global]
+    local = [one for one in addresses if not is_public(str(one))]
     return f"{location} is an address of this network ({local[0]})" if local else None
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of a machine somewhere else, and not of this machine or its network."""
+    found = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
+    return found.is_global and not found.is_multicast

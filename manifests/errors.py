@@ -8,3 +8,11 @@ def one_line(error: BaseException, most: int = 300) -> str:
 
 class ManifestError(ValueError):
     """A manifest, plan or items file cannot be used; the text names the row and the column."""
+
+
+class DamagedOutcomes(ManifestError):
+    """What a stage has written down of a shard's photos is damaged, or is of other photos. It is done again."""
+
+    def __init__(self, stage: str, shard: int, reason: str) -> None:
+        super().__init__(reason)
+        self.stage, self.shard = stage, shard

@@ -25,7 +25,9 @@ def read_table(path: Path, advice: str = REDO, columns: Collection[str] | None =
         ManifestError: it cannot be read; the text ends with ``advice``.
     """
     try:
-        with pq.ParquetFile(path) as file:  # read_table() refuses repeated column names before we can name them
+        with pq.ParquetFile(
+            path, page_checksum_verification=True
+        ) as file:  # read_table() refuses repeated column names before we can name them
             return file.read(None if columns is None else [name for name in file.schema_arrow.names if name in columns])
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error, advice) from error
@@ -65,7 +67,8 @@ def sync(path: Path) -> None:
 def write_parquet(table: pa.Table, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write ``table`` with ``metadata`` and the schema's version, whole or not at all, down to the disk."""
     with replacing(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(file_metadata(table, metadata)), temporary, compression="zstd")
+        whole = table.replace_schema_metadata(file_metadata(table, metadata))
+        pq.write_table(whole, temporary, compression="zstd", write_page_checksum=True)
         sync(temporary)
 
 

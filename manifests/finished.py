@@ -66,6 +66,13 @@ class Finished:
         keep = known & wanted[np.where(known, rows, 0)] if len(wanted) else known
         return self if keep.all() else Finished(self.table.filter(pa.array(keep)))
 
+    def misplaced(self, plan: Plan) -> set[int]:
+        """Shards whose file is of other photos than the plan says."""
+        rows = numbers(self.table["index"])
+        known = rows < plan.table.num_rows
+        elsewhere = ~known | (plan.shard_of(np.where(known, rows, 0)) != self.shard_of)
+        return set(np.unique(self.shard_of[elsewhere]).tolist())
+
     @property
     def statuses(self) -> dict[str, int]:
         """How many photos have which status."""
@@ -158,7 +165,7 @@ def _starts(shard: NDArray[np.int32]) -> NDArray[np.int64]:
 def _read(run: Path, stage: str, shard: int, stamp: tuple[int, int]) -> pa.Table | None:
     """A shard's rows out of its own file, or ``None`` if it is damaged."""
     try:
-        with pq.ParquetFile(items_path(run, stage, shard)) as file:
+        with pq.ParquetFile(items_path(run, stage, shard), page_checksum_verification=True) as file:
             made = fingerprint_of(file)
             table = file.read(columns=COLUMNS)
     except (pa.ArrowException, OSError, UnicodeDecodeError):

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow.csv
 from s3pot_batch.manifests.errors import ManifestError, one_line
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.manifest import derived_ids
-from s3pot_batch.manifests.photos import is_photo, photos_below, suffixes
+from s3pot_batch.manifests.photos import is_named, is_photo, photos_below, suffixes
 
 TRUTHS = ("mask", "region", "face")
 """Columns that hold masks, each a path or COCO RLE: what is hidden, where that is known, and the true face region."""
@@ -25,6 +26,7 @@ LISTS = (".bz2", ".feather", ".gz", ".json", ".jsonl", ".ndjson", ".ods", ".parq
 """What the names of files end with that list or hold photos and are none."""
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 """What is written like a number; ``007`` is a name."""
+ANSWERS = frozenset({"true", "false", "yes", "no"})
 Note = Callable[[str], object]
 
 
@@ -71,7 +73,8 @@ def _check_out(out: Path) -> None:
 def _from_photos(paths: Sequence[str | Path], out: Path, *, masks: bool, note: Note) -> pa.Table:
     skipped = Counter[str]()
     photos = list(dict.fromkeys(_absolute(photo) for path in paths for photo in _photos(str(path), skipped)))
-    truths = {photo: mask for photo in photos if (mask := photo.with_name(f"{photo.stem}_mask.png")).is_file()}
+    beside = {photo: photo.with_name(f"{photo.stem}_mask.png") for photo in photos}
+    truths = {photo: mask for photo, mask in beside.items() if os.path.isfile(mask)}  # noqa: PTH113 — Path's own raises where that name is too long
     if masks:
         taken = set(truths.values())
         photos = [photo for photo in photos if photo not in taken]
@@ -100,7 +103,7 @@ def _photos(path: str, skipped: Counter[str]) -> Iterator[Path]:
         matches = sorted(Path(name) for name in glob.glob(path, recursive=True))  # noqa: PTH207  (takes any pattern)
         if not matches:
             raise ManifestError(f"{path}: nothing matches this pattern")
-        yield from (found for found in matches if is_photo(found))
+        yield from (found for found in matches if is_photo(found) and is_named(found, skipped))
     else:
         more = "; list URLs in a CSV file's column image, and index that" if "://" in path else ""
         raise ManifestError(f"{path}: no such file or folder{more}")
@@ -117,11 +120,13 @@ def _from_csv(path: Path, out: Path, note: Note) -> pa.Table:
     table = _converted(table, path, "image", lambda name: _rebased(name, path, out))
     for column in TRUTHS:
         cells = [cell for cell in (table[column].to_pylist() if column in table.column_names else []) if cell]
-        if cells and all(NUMBER.fullmatch(cell) for cell in cells):
-            note(f"column {column} holds numbers: it is carried as a label, and names no masks")
+        if cells and all(NUMBER.fullmatch(cell) or cell.lower() in ANSWERS for cell in cells):
+            note(f"column {column} holds labels: it is carried as it is, and names no masks")
             continue
-        encoded = any(cell.lstrip().startswith("{") for cell in cells)  # COCO RLE instead of paths
-        table = _converted(table, path, column, json.loads if encoded else lambda name: _rebased(name, path, out))
+        encoded = all(cell.lstrip().startswith("{") for cell in cells)  # COCO RLE instead of paths
+        with suppress(ManifestError):  # what is no JSON, or of another kind, is left as text: it costs its own row
+            table = _converted(table, path, column, json.loads) if encoded else table
+        table = _converted(table, path, column, lambda cell: _rebased(cell, path, out))
     for name in ("bbox", "landmarks"):
         table = _converted(table, path, name, json.loads)
     names = [name for name in table.column_names if name not in {"image", "image_id"}]
@@ -179,13 +184,14 @@ def _converted(table: pa.Table, path: Path, column: str, convert: Callable[[str]
             ) from error
     try:
         array = pa.array(values)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OverflowError) as error:
         raise ManifestError(f"{path}: column {column}: its rows are of different kinds ({error})") from error
     return table.set_column(table.column_names.index(column), column, array)
 
 
 def _rebased(name: str, table: Path, out: Path) -> str:
-    return name if "://" in name else _relative(_absolute(table.parent / name), out)
+    """A path that starts at a table, as one that starts at the manifest; URLs and JSON stay as they are."""
+    return name if "://" in name or name.lstrip().startswith("{") else _relative(_absolute(table.parent / name), out)
 
 
 def _absolute(path: Path) -> Path:

@@ -14,13 +14,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from s3pot_batch.manifests.confine import outside_of
-from s3pot_batch.manifests.embedded import embedded_location, read_photo_table
+from s3pot_batch.manifests.embedded import embedded_location, is_text, read_photo_table
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.hints import box_problem, finite, landmarks_problem
+from s3pot_batch.manifests.origin import folder_of, origin_of
 from s3pot_batch.manifests.schema import SEGMENTS
 
 DIGESTED = 10_000
 """Rows that are text at once, for the digest."""
+SHOWN = 120
+"""Characters that are shown of a value; somebody's landmarks may be 68."""
 PLAIN = r"^[^/.][^/]*(/[^/.][^/]*)*$"
 """Names that lead down from a folder, and that a path would leave as they are."""
 
@@ -43,6 +46,8 @@ class Manifest:
     """What the user should know, such as a column that has another name in the answer."""
     digest: str
     """SHA-256 (hex) of images, ids, boxes, landmarks and problems: another list of photos is another run."""
+    photos_inside: bool = False
+    """Whether some lie in this file."""
 
 
 def read_manifest(path: Path, limit: int | None = None, confine: Collection[str] | None = None) -> Manifest:
@@ -60,25 +65,32 @@ def read_manifest(path: Path, limit: int | None = None, confine: Collection[str]
         raise ManifestError(f"{path}: a folder; a manifest is one Parquet file; photos are named without --manifest")
     if not path.is_file():
         raise ManifestError(f"{path}: no such manifest; build one with: s3pot-batch index PHOTOS --out {path}")
-    table, embedded = read_photo_table(path)
+    table, inside = read_photo_table(path)
     table = table.slice(0, limit) if limit is not None else table
     _check_columns(path, table)
     table = _plain(path, table)
     folder, problems = path.parent.resolve(), Problems(table.num_rows)
-    if embedded:
-        images = tuple(embedded_location(path, row) for row in range(table.num_rows))
-    else:
+    if confine is None:
+        folder = folder_of(path, table.schema, (name.as_py() for name in table["image"]))
+    if inside is None:
         images = _locations(table, folder, problems, confine)
+    else:
+        images = tuple(
+            embedded_location(path, row) if within else _location(row, name, folder, problems, confine)
+            for row, (name, within) in enumerate(zip(table["image"].to_pylist(), inside.tolist(), strict=False))
+        )
     if "image_id" in table.column_names:
         image_ids = _own_ids(path, table)
     else:
-        image_ids = derived_ids(folder, table["image"].to_pylist() if embedded else images)
+        image_ids = derived_ids(folder, images if inside is None else table["image"].to_pylist())
         table = table.append_column("image_id", pa.array(image_ids, pa.string()))
+    if confine is None:
+        images = _of_origin(table, image_ids, images)
     bboxes, landmarks = (_numbers(path, table, column, problems) for column in (BBOX, LANDMARKS))
     table, notes = _beside_the_answer(table)
     return Manifest(
         path, table, images, image_ids, bboxes, landmarks, tuple(problems.found), notes,
-        _digest((images, image_ids, bboxes, landmarks, problems.found)),
+        _digest((images, image_ids, bboxes, landmarks, problems.found)), inside is not None,
     )  # fmt: skip
 
 
@@ -110,7 +122,7 @@ def _plain(path: Path, table: pa.Table) -> pa.Table:
             continue
         kind = table.schema.field(name).type
         stored = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (_is_text(stored) or (name == "image_id" and pa.types.is_integer(stored))):
+        if not (is_text(stored) or (name == "image_id" and _is_whole(stored))):
             raise ManifestError(f"{path}: column {name} is {kind}, not text")
         table = table.set_column(table.column_names.index(name), name, table[name].cast(stored).cast(pa.string()))
     return table
@@ -133,8 +145,9 @@ def _inputs(name: str) -> Iterator[str]:
     yield from (f"input_{name}_{number}" for number in itertools.count(2))
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def _is_whole(kind: pa.DataType) -> bool:
+    """Whether a column of that type holds whole numbers, as data bases have them, too."""
+    return bool(pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0))
 
 
 def _locations(table: pa.Table, folder: Path, problems: Problems, confine: Collection[str] | None) -> tuple[str, ...]:
@@ -145,15 +158,29 @@ def _locations(table: pa.Table, folder: Path, problems: Problems, confine: Colle
     # Of a million names nearly all are plain; the others are looked at one by one.
     odd = range(len(names)) if confine is not None else np.flatnonzero(~_plain_names(names)).tolist()
     for row in odd:
-        name = names[row].as_py()
-        if not name:
-            problems.add(row, "MissingFile", "image", "empty; every row needs a photo")
-            found[row] = ""
-            continue
-        found[row] = name if "://" in name or Path(name).is_absolute() else str(folder / name)
-        if confine is not None and (reason := outside_of(found[row], folder, confine)):
-            problems.add(row, "OutOfBounds", "image", f"{reason}, and --confine forbids that")
+        found[row] = _location(row, names[row].as_py(), folder, problems, confine)
     return tuple(found)
+
+
+def _location(row: int, name: str | None, folder: Path, problems: Problems, confine: Collection[str] | None) -> str:
+    """Where one row's photo is."""
+    if not name:
+        problems.add(row, "MissingFile", "image", "empty; every row needs a photo")
+        return ""
+    found = name if "://" in name or Path(name).is_absolute() else str(folder / name)
+    if confine is not None and (reason := outside_of(found, folder, confine)):
+        problems.add(row, "OutOfBounds", "image", f"{reason}, and --confine forbids that")
+    return found
+
+
+def _of_origin(table: pa.Table, image_ids: Sequence[str], images: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the photos are, of an answer whose photos lie in the manifest that it was made of."""
+    origin = origin_of(table.schema)
+    if origin is None or not origin.photos_inside or not origin.manifest.is_file():
+        return images
+    whole = read_manifest(origin.manifest)
+    places = dict(zip(whole.image_ids, whole.images, strict=True))
+    return tuple(places.get(name, image) for name, image in zip(image_ids, images, strict=True))
 
 
 def _plain_names(names: pa.Array) -> NDArray[np.bool_]:
@@ -235,7 +262,7 @@ def _numbers(path: Path, table: pa.Table, column: Numbers, problems: Problems) -
         wrong = None
         if flat is not None:
             fits = len(flat) == column.count and finite(flat)
-            wrong = column.problem(flat) if fits else f"{value} is not {column.count} finite numbers"
+            wrong = column.problem(flat) if fits else f"{str(value)[:SHOWN]} is not {column.count} finite numbers"
         if wrong:
             problems.add(row, column.kind, column.name, wrong)
         rows.append(None if flat is None or wrong else tuple(float(number) for number in flat))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.errors import DamagedOutcomes, ManifestError, one_line
 from s3pot_batch.manifests.files import read_table, write_parquet
 from s3pot_batch.manifests.schema import ITEM_SCHEMA, STATUSES
 
@@ -115,7 +115,10 @@ def read_checksums(run: Path, stage: str, shard: int) -> Checksums:
     path = items_path(run, stage, shard)
     if not path.exists():
         return {}
-    found = json.loads((pq.read_schema(path).metadata or {}).get(b"checksums", b"{}"))
+    try:
+        found = json.loads((pq.read_schema(path).metadata or {}).get(b"checksums", b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedOutcomes(stage, shard, f"{path}: {one_line(error)}") from error
     return {int(row): sums for row, sums in found.items()}
 
 
@@ -123,12 +126,29 @@ def read_outcomes(run: Path, stage: str, shard: int) -> tuple[Outcome, ...]:
     """The outcomes of a finished shard, in the manifest's order.
 
     Raises:
-        ManifestError: there are none, or the file is damaged.
+        ManifestError: there are none.
+        DamagedOutcomes: the file is damaged.
     """
     path = items_path(run, stage, shard)
     if not path.exists():
         raise ManifestError(f"{path}: shard {shard} of {stage} is not finished; run that stage first")
-    return tuple(_outcome(row) for row in read_table(path).to_pylist())
+    return tuple(_outcome(row) for row in read_items(run, stage, shard).to_pylist())
+
+
+def read_items(run: Path, stage: str, shard: int) -> pa.Table:
+    """The same as a table.
+
+    Raises:
+        DamagedOutcomes: the file is damaged, or is not of that stage.
+    """
+    path = items_path(run, stage, shard)
+    try:
+        table = read_table(path)
+    except ManifestError as error:
+        raise DamagedOutcomes(stage, shard, str(error)) from error
+    if table.schema.names != ITEM_SCHEMA.names or (table.schema.metadata or {}).get(b"stage") != stage.encode():
+        raise DamagedOutcomes(stage, shard, f"{path}: it is not what {stage} writes")
+    return table
 
 
 def _outcome(row: dict[str, Any]) -> Outcome:

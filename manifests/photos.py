@@ -50,6 +50,16 @@ def is_photo(path: Path) -> bool:
     return path.suffix.lower() in suffixes() and not path.name.startswith(".") and path.is_file()
 
 
+def is_named(path: Path, skipped: Counter[str]) -> bool:
+    """Whether a manifest can hold its name, which is text; one that it cannot is counted as left out."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        skipped["photos whose names are not UTF-8 (rename them)"] += 1
+        return False
+    return True
+
+
 def photos_below(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
     """The photos of a folder and its folders, by name; linked folders are entered, each folder once.
 
@@ -73,7 +83,8 @@ def _below(folder: Path, entered: set[tuple[int, int]], skipped: Counter[str]) -
             else:
                 yield from _below(path, entered, skipped)
         elif is_photo(path):
-            yield path
+            if is_named(path, skipped):
+                yield path
         else:
             hidden = path.name.startswith(".")
             skipped["hidden files" if hidden else f"files {path.suffix.lower() or 'without a suffix'}"] += 1

@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import LocalFileSystem
 
+from s3pot_batch.manifests.embedded import SCHEME as EMBEDDED
+from s3pot_batch.manifests.embedded import manifest_of, read_embedded
+from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.finished import THREADS, finished
 from s3pot_batch.manifests.outcomes import items_path
 from s3pot_batch.manifests.plan import Plan
@@ -45,13 +48,29 @@ def changed_shards(run: Path, plan: Plan, *, retry_failed: bool = False) -> froz
     remote = _booleans(pc.match_substring(images, "://"))
     again = (failed if retry_failed else passing & remote).copy()
     local = np.flatnonzero(~remote & ~again)
-    now = _stamps(images.take(pa.array(local)).to_pylist())
-    there = now[:, 0] >= 0  # of what is gone, what was made of it stays
-    again[local] = there & passing[local]
+    files = images.take(pa.array(local)).to_pylist()
     then = np.stack([done.table[name].fill_null(-1).to_numpy()[local] for name in ("file_size", "file_time")], axis=1)
+    now = _stamps_now(files, then, _booleans(pc.starts_with(images, EMBEDDED))[local])
+    there = now[:, 0] >= 0  # of what is gone, what was made of it stays
+    hopeful = np.flatnonzero(there & passing[local])
+    again[local[hopeful]] = [_may_be_read(files[row]) for row in hopeful]
     suspects = local[there & (then[:, 0] >= 0) & (now != then).any(axis=1) & ~again[local]]
     again[suspects] = [_is_another(run, plan, int(done.table["index"][int(row)].as_py())) for row in suspects]
     return frozenset(np.unique(done.shard_of[again]).tolist())
+
+
+def _stamps_now(files: Sequence[str], then: NDArray[np.int64], inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Size and time of each file; of a photo inside its manifest, the manifest's time alone tells."""
+    if not inside.any():
+        return _stamps(files)
+    now = _stamps([manifest_of(file) if within else file for file, within in zip(files, inside, strict=True)])
+    now[inside, 0] = np.where(now[inside, 0] < 0, -1, then[inside, 0])
+    return now
+
+
+def _may_be_read(file: str) -> bool:
+    """Whether it is a file by now, and not a folder or a pipe, and may be read."""
+    return os.path.isfile(file) and os.access(file, os.R_OK)  # noqa: PTH113  (Path raises at odd names)
 
 
 def _booleans(values: pa.ChunkedArray) -> NDArray[np.bool_]:
@@ -93,8 +112,12 @@ def _is_another(run: Path, plan: Plan, number: int) -> bool:
     item = plan.item(number)
     table = pq.read_table(items_path(run, STAGE, item.shard), columns=["index", "content"])
     before = table.filter(pc.equal(table["index"], number))["content"].to_pylist()
+    if before == [None]:
+        return True  # it was not read
     try:
+        if item.image.startswith(EMBEDDED):
+            return bool([hashlib.sha256(read_embedded(item.image)).hexdigest()] != before)
         with Path(item.image).open("rb") as file:
             return bool([hashlib.file_digest(file, "sha256").hexdigest()] != before)
-    except OSError:
+    except (OSError, ManifestError, pa.ArrowException):
         return False

@@ -160,9 +160,20 @@ def write_run(config: Config, run: Path, stages: Sequence[str]) -> None:
         temporary.write_text(HEAD + tomli_w.dumps(_plain(content)), encoding="utf-8")
 
 
+def is_damaged(run: Path) -> bool:
+    """Whether a run folder's ``config.toml`` is not what was written there; it is made anew then."""
+    return (run / CONFIG).exists() and not _settled(run)
+
+
 def _settled(run: Path) -> dict[str, Any]:
+    """A run folder's ``config.toml``; nothing if it is damaged, of which its fingerprints tell."""
     path = run / CONFIG
-    return _read(path) if path.exists() else {}
+    try:
+        found = _read(path) if path.exists() else {}
+        made = {stage: fingerprint(inputs) for stage, inputs in found.get("inputs", {}).items()}
+    except (ConfigError, AttributeError, TypeError, ValueError):
+        return {}
+    return found if made == found.get("fingerprints", {}) else {}
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from s3pot_batch.manifests.answer import ANSWER, answer_is_current, assemble_segments
+from s3pot_batch.manifests.answer import ANSWER, WRITTEN, answer_is_current, assemble_segments, was_written
 from s3pot_batch.manifests.answer import STAGE as ANSWERING
-from s3pot_batch.manifests.errors import one_line
+from s3pot_batch.manifests.errors import DamagedOutcomes, one_line
 from s3pot_batch.manifests.finished import finished
 from s3pot_batch.manifests.manifest import Manifest, read_manifest
 from s3pot_batch.manifests.outcomes import items_path, other_settings
@@ -21,6 +21,7 @@ from s3pot_batch.pipeline.borrowing import borrow_references, check_lender
 from s3pot_batch.pipeline.changes import STAGE as BORROWED
 from s3pot_batch.pipeline.changes import changed_shards
 from s3pot_batch.pipeline.config import Config
+from s3pot_batch.pipeline.damage import damaged_shards, has_metadata, mend_metadata
 from s3pot_batch.pipeline.devices import Place, cpu_cores, placement, visible_gpus
 from s3pot_batch.pipeline.lock import locked
 from s3pot_batch.pipeline.logbook import logbook
@@ -74,8 +75,9 @@ class Job:
         if stage.name in self.outdated:
             return self.plan.wanted_shards
         holder = self.lender if self.lender and stage.name == BORROWED else self.run
-        done = finished(holder, stage.name).fingerprints
-        pending = [shard for shard in self.plan.wanted_shards if shard in stale or shard not in done]
+        found = finished(holder, stage.name)
+        done, elsewhere = found.fingerprints, found.misplaced(self.plan)
+        pending = [n for n in self.plan.wanted_shards if n in stale or n not in done or n in elsewhere]
         for shard in set(self.plan.wanted_shards).difference(pending):
             if done[shard] != made:
                 raise other_settings(items_path(self.run, stage.name, shard), done[shard], made)
@@ -149,6 +151,8 @@ def open_job(options: Options, target: str) -> Job:
     adapts = any("adapter" in stage.parts for stage in stages)
     if options.checkpoint or (adapts and trained.exists()):
         resolved = resolved.with_checkpoint(options.checkpoint or trained)
+    if options.confine:
+        resolved = resolved.with_settings({"faces": {"local_addresses": False}})
     confine = [one.strip() for one in options.schemes.split(",") if one.strip()] if options.confine else None
     manifest = read_manifest(options.manifest, options.limit, confine)
     lender = options.references if not (run / "plan.parquet").exists() else None  # taken over once
@@ -167,6 +171,8 @@ def work(job: Job) -> Summary:
         ConfigError: another command works in the run folder.
     """
     again = [f"{name} was made with other settings ({what}); it is done again" for name, what in job.outdated.items()]
+    if configuration.is_damaged(job.run):
+        again.append(f"{job.run / configuration.CONFIG} is damaged and is made anew")
     job.run.mkdir(parents=True, exist_ok=True)
     with (
         locked(job.run),
@@ -184,10 +190,12 @@ def _work(job: Job, show: Display) -> Summary:
     job = replace(job, outdated={}, lender=None)
     reports: list[ShardReport] = []
     lacking: set[int] = set()
+    _look_for_damage(job, show)
     pending = {stage.name: job.pending(stage) for stage in job.stages}
     for path in (items_path(job.run, name, shard) for name, shards in pending.items() for shard in shards):
         if path.exists():
             show.say(f"Note: {path} is damaged; its shard is done again")
+            path.unlink()
     if any(pending.values()) and any("adapter" in stage.parts for stage in job.stages):
         _check_adapter(job, show)
     with ExitStack() as stack:
@@ -209,10 +217,47 @@ def _work(job: Job, show: Display) -> Summary:
     if target.name == ANSWERING:
         basis = job.manifest, job.plan, job.run, job.config.fingerprint(target.name)
         if not answer_is_current(*basis):
-            with show.waiting("the answer is written"):
-                assemble_segments(*basis)
+            reports += _answered(job, basis, show)
         files.insert(0, job.run / ANSWER)
     return summarise(target.name, job.plan, job.run, reports, seconds=time.monotonic() - started, files=files)
+
+
+def _look_for_damage(job: Job, show: Display) -> None:
+    """Find what is not as it was written, say so, and forget it, so that it is made anew."""
+    if HELD.get(job.run):
+        (job.run / WRITTEN).unlink(missing_ok=True)  # of a run in a storage, what is read is fetched
+        return
+    if was_written(job.run) is False:
+        show.say(f"Note: {job.run / ANSWER} is not as it was written; it is written again")
+    for stage in job.stages:
+        if stage.store and not has_metadata(job.run / stage.store):
+            show.say(f"Note: {job.run / stage.store}: its metadata is damaged; it is made anew")
+            mend_metadata(stage, job.plan, job.config.context(stage.name, job.run, device="cpu", batch_size=1))
+    for stage, shard in damaged_shards(job.run, job.plan, job.stages):
+        _damaged(job, stage.name, shard, show)
+
+
+def _damaged(job: Job, stage: str, shard: int, show: Display) -> None:
+    show.say(f"Note: {stage}, shard {shard}: what was written is damaged; it is done again")
+    items_path(job.run, stage, shard).unlink(missing_ok=True)
+
+
+def _answered(job: Job, basis: tuple[Manifest, Plan, Path, str], show: Display) -> list[ShardReport]:
+    """Write the answer; a shard whose outcomes turn out to be damaged is done again, once."""
+    again: dict[int, list[ShardReport]] = {}
+    while True:
+        try:
+            with show.waiting("the answer is written"):
+                assemble_segments(*basis)
+        except DamagedOutcomes as error:
+            if error.shard in again:
+                raise
+            _damaged(job, error.stage, error.shard, show)
+            at = run_serial, job.options.device
+            made = _run_stage(job, job.stages[-1], [error.shard], at, show)
+            again[error.shard] = _mended(job, job.stages[-1], made, at, show) if made[0].damaged else made
+        else:
+            return [report for reports in again.values() for report in reports]
 
 
 def _check_adapter(job: Job, show: Display) -> None:
@@ -294,8 +339,7 @@ def _mended(
     """Make anew what earlier stages had written and what is damaged by now, and then what could not be made of it."""
     damaged = sorted({report.damaged for report in reports if report.damaged})
     for name, shard in damaged:
-        show.say(f"Note: {name}, shard {shard}: what was written is damaged; it is done again")
-        items_path(job.run, name, shard).unlink(missing_ok=True)
+        _damaged(job, name, shard, show)
     for earlier in job.stages[: job.stages.index(stage)]:
         _run_stage(job, earlier, [shard for name, shard in damaged if name == earlier.name], at, show)
     broken = [report.shard for report in reports if report.damaged]

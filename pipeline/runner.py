@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
-from s3pot_batch.manifests.errors import ManifestError
+from s3pot_batch.manifests.errors import DamagedOutcomes, ManifestError
 from s3pot_batch.pipeline.devices import resolve, settle_threads
 from s3pot_batch.stages.base import RunShard, ShardReport, ShardTask, StageContext
 from s3pot_batch.stages.errors import ConfigError, DamagedData, DeviceLost, RetryableError, ShardError
@@ -125,5 +125,5 @@ def _with_retries(run_shard: RunShard, task: ShardTask, context: StageContext) -
 def failure(task: ShardTask, error: BaseException) -> ShardReport:
     """The report of a shard that did not come through: the kind of error and its first line."""
     reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-    damaged = (error.stage, error.shard) if isinstance(error, DamagedData) else None
+    damaged = (error.stage, error.shard) if isinstance(error, DamagedData | DamagedOutcomes) else None
     return ShardReport(task.stage, task.shard, error=f"{type(error).__name__}: {reason}", damaged=damaged)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from s3pot_batch.manifests.errors import one_line
+from s3pot_batch.stages.depth import UnknownRange, as_bytes, loaded, whole_numbers
 from s3pot_batch.stages.errors import ItemError
 from s3pot_batch.stages.reading import read_bytes
 from s3pot_batch.stages.settings import FaceSettings
@@ -34,8 +35,6 @@ PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 """A TIFF tag and what it may say; Pillow minds it in files of 8 bit."""
 MOST_TEXT = 64 * 2**20
 """Bytes that a PNG's text or colour profile may unpack to: Pillow's 1 MB is less than some photos' editing history."""
-DEPTHS = (8, 10, 12, 14, 16, 24, 32)
-"""Bits that a camera or a scanner may have filled of the 16 or 32 that a file gives a pixel."""
 
 
 class NotAnImage(ItemError):
@@ -48,10 +47,6 @@ class TruncatedImage(ItemError):
 
 class ImageTooLarge(ItemError):
     """The photo has more pixels than the limit, or the memory, allows."""
-
-
-class UnknownRange(ItemError):
-    """The photo's numbers are no brightness that could be told."""
 
 
 def read_photo(location: str, bounds: FaceSettings) -> Photo:
@@ -86,7 +81,7 @@ def decode_photo(content: bytes, name: str, max_pixels: int) -> Photo:
         ItemError: one of this module's kinds.
     """
     with decoding(name):
-        return as_photo(open_image(content, name, max_pixels))
+        return as_photo(loaded(open_image(content, name, max_pixels), lambda: open_image(content, name, max_pixels)))
 
 
 def as_photo(image: Image.Image) -> Photo:
@@ -165,31 +160,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
         UnknownRange: negative numbers, or none at all.
     """
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(as_bytes(np.asarray(image))).convert("RGB")
+        return Image.fromarray(as_bytes(whole_numbers(image))).convert("RGB")
     if image.has_transparency_data and (layered := image.convert("RGBA")).getchannel("A").getbbox():
         return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
     if image.mode == "RGB":
         return image  # convert() would copy it, and photos may be large
     return image.convert("RGB")
-
-
-def as_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """H×W whole or real numbers as 8 bit, by the range that they fill.
-
-    A file does not say it: 12 bits may lie in 16, real numbers go up to 1, to 255 or to 65535.
-
-    Raises:
-        UnknownRange: negative, not finite, or beyond any of these.
-    """
-    if not np.isfinite(values).all():
-        raise UnknownRange("some pixels are not finite numbers; save the photo as 8 or 16 bit")
-    low, high = float(values.min()), float(values.max())
-    if low < 0:
-        raise UnknownRange(f"its pixels go from {low:g} to {high:g}; save the photo as 8 or 16 bit")
-    if np.issubdtype(values.dtype, np.floating):
-        tops = [top for top in (1.0, 255.0, 65535.0) if high <= top]
-    else:
-        tops = [2.0**bits - 1 for bits in DEPTHS if high < 2**bits]
-    if not tops:
-        raise UnknownRange(f"its pixels go up to {high:g}; save the photo as 8 or 16 bit")
-    return np.asarray((values.astype(np.float32) * np.float32(255 / tops[0])).round().clip(0, 255), np.uint8)

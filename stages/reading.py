@@ -1,18 +1,24 @@
 """The bytes of a photo, from a path or a URL, within bounds: regular files only, and neither too many nor too late."""
 
+import errno
+import socket
 import stat
 import threading
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from pyarrow import ArrowException
 
+from s3pot_batch.manifests.confine import is_public
 from s3pot_batch.manifests.embedded import SCHEME as EMBEDDED
 from s3pot_batch.manifests.embedded import read_embedded
 from s3pot_batch.manifests.errors import ManifestError, one_line
 from s3pot_batch.stages.errors import ItemError
 from s3pot_batch.stages.settings import FaceSettings
+
+if TYPE_CHECKING:
+    import aiohttp
 
 CHUNK = 2**20
 MEND = "mend its permissions or its storage, and run again"
@@ -42,7 +48,7 @@ def read_bytes(location: str, bounds: FaceSettings) -> bytes:
 
     Args:
         location: a path, or an fsspec URL; only what has ``://`` in it is one, so that ``a::b.jpg`` is a file.
-        bounds: ``max_bytes`` and ``max_seconds`` hold.
+        bounds: ``max_bytes``, ``max_seconds`` and ``local_addresses`` hold.
 
     Raises:
         ItemError: one of this module's kinds; the text says what to do.
@@ -52,7 +58,7 @@ def read_bytes(location: str, bounds: FaceSettings) -> bytes:
     path = _local(location)
     if path is not None:
         _check_file(path, location, bounds.max_bytes)
-    reader = _Reader(location, path, bounds.max_bytes)
+    reader = _Reader(location, path, bounds)
     reader.start()
     reader.join(bounds.max_seconds)
     if reader.is_alive():
@@ -66,9 +72,9 @@ def read_bytes(location: str, bounds: FaceSettings) -> bytes:
 class _Reader(threading.Thread):
     """Reads in the background, so that a storage that hangs can be given up; the process may end without it."""
 
-    def __init__(self, location: str, path: Path | None, max_bytes: int) -> None:
+    def __init__(self, location: str, path: Path | None, bounds: FaceSettings) -> None:
         super().__init__(daemon=True)
-        self.location, self.path, self.max_bytes = location, path, max_bytes
+        self.location, self.path, self.bounds = location, path, bounds
         self.content = bytearray()
         self.error: Exception | None = None
         self.given_up = False
@@ -78,8 +84,8 @@ class _Reader(threading.Thread):
             with self._opened() as stream:
                 while not self.given_up and self.error is None and (chunk := stream.read(CHUNK)):
                     self.content += chunk
-                    if len(self.content) > self.max_bytes:
-                        self.error = _too_large(self.location, self.max_bytes)
+                    if len(self.content) > self.bounds.max_bytes:
+                        self.error = _too_large(self.location, self.bounds.max_bytes)
         except Exception as error:  # noqa: BLE001 — each storage of fsspec has errors of its own; the caller names them
             self.error = error
 
@@ -88,7 +94,22 @@ class _Reader(threading.Thread):
             return self.path.open("rb")
         import fsspec
 
-        return cast("BinaryIO", fsspec.open(self.location, "rb").open())
+        is_web = self.location.startswith(("http://", "https://"))
+        options = {"get_client": _public_client} if is_web and not self.bounds.local_addresses else {}
+        return cast("BinaryIO", fsspec.open(self.location, "rb", **options).open())
+
+
+async def _public_client(**options: Any) -> "aiohttp.ClientSession":  # noqa: ANN401  (fsspec's)
+    """What fetches from websites and connects to no address of this network, whatever names and redirects say."""
+    import aiohttp
+
+    def connect(address: "aiohttp.AddrInfoType") -> socket.socket:
+        family, kind, protocol, _, place = address
+        if not is_public(str(place[0])):
+            raise PermissionError(errno.EACCES, f"{place[0]} is an address of this network, and --confine forbids that")
+        return socket.socket(family, kind, protocol)
+
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=connect), **options)
 
 
 def _embedded(location: str, max_bytes: int) -> bytes:

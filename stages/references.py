@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from s3pot_batch.manifests.embedded import SCHEME as EMBEDDED
+from s3pot_batch.manifests.embedded import manifest_of
 from s3pot_batch.manifests.errors import one_line
 from s3pot_batch.manifests.hints import outside
 from s3pot_batch.manifests.outcomes import FaceOutcome, Outcome, items_path
@@ -72,7 +74,7 @@ def work(items: Sequence[PlannedItem], context: StageContext) -> ShardResult:
     _ = context.models.inpainter  # loaded by now as the others are: whoever dies of that is no photo's fault
     with Attempts(items_path(context.run, "references", items[0].shard).with_suffix(".trying")) as attempts:
         outcomes = {
-            item.index: Outcome(item.index, item.image_id, "failed", "KilledWorker", KILLS)
+            item.index: _stamped(Outcome(item.index, item.image_id, "failed", "KilledWorker", KILLS), item.image)
             for item in items if item.index in attempts.left_alone
         }  # fmt: skip
         context.headway.add(len(outcomes))
@@ -194,11 +196,9 @@ def _find(item: PlannedItem, stage_one: StageOne) -> Search[tuple[Outcome, list[
         return Outcome(item.index, item.image_id, "failed", kind, reason), []
     outcome, faces = Outcome(item.index, item.image_id, "no_face"), list[ParsedFace]()
     try:
-        changed = _changed(item.image)  # before it is read: what is written meanwhile counts as later
+        outcome = _stamped(outcome, item.image)  # before it is read: what is written meanwhile counts as later
         content = read_bytes(item.image, stage_one.settings.faces)
-        outcome = replace(
-            outcome, file_size=len(content), file_time=changed, content=hashlib.sha256(content).hexdigest()
-        )
+        outcome = replace(outcome, file_size=len(content), content=hashlib.sha256(content).hexdigest())
         photo = decode_photo(content, item.image, stage_one.settings.faces.max_pixels)
         del content
         outcome = replace(outcome, height=photo.shape[0], width=photo.shape[1])
@@ -213,12 +213,13 @@ def _find(item: PlannedItem, stage_one: StageOne) -> Search[tuple[Outcome, list[
     return outcome, faces[:most]
 
 
-def _changed(location: str) -> int | None:
-    """When a local photo was changed last, in nanoseconds."""
+def _stamped(outcome: Outcome, location: str) -> Outcome:
+    """An outcome with the size and time of its photo's file, or the time of the manifest that the photo lies in."""
     try:
-        return Path(location).stat().st_mtime_ns
+        found = Path(manifest_of(location) if location.startswith(EMBEDDED) else location).stat()
     except (OSError, ValueError):
-        return None
+        return outcome
+    return replace(outcome, file_size=found.st_size, file_time=found.st_mtime_ns)
 
 
 def _faces_of(item: PlannedItem, photo: Photo, stage_one: StageOne) -> Search[list[ParsedFace]]:

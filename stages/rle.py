@@ -20,8 +20,8 @@ def encode_rle(mask: Mask) -> dict[str, Any]:
     return {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode()}
 
 
-def decode_rle(rle: Mapping[str, Any]) -> Mask:
-    """COCO RLE → H×W bool; ``counts`` is compressed text or bytes, or a list of run lengths.
+def decode_rle(rle: Mapping[str, Any], max_pixels: int | None = None) -> Mask:
+    """COCO RLE → H×W bool; ``counts`` is compressed text or bytes, or a list of run lengths; ``max_pixels`` bounds it.
 
     Everything is checked first: pycocotools reads memory that is not its own where run lengths and size do not agree.
 
@@ -34,10 +34,12 @@ def decode_rle(rle: Mapping[str, Any]) -> Mask:
         runs = _unpacked(counts) if isinstance(counts, str | bytes) else [int(n) for n in counts]
     except BadRle:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadRle(f"not COCO RLE, which has a size [height, width] and counts ({error})") from error
     if min(height, width, *runs, 0) < 0 or sum(runs) != height * width:
         raise BadRle(f"the counts cover {sum(runs)} pixels, and the size is {height}×{width}")
+    if max_pixels is not None and height * width > max_pixels:
+        raise BadRle(f"{height}×{width} pixels are more than {max_pixels}")
     values = np.zeros(len(runs), bool)
     values[1::2] = True
     return np.repeat(values, runs).reshape(width, height).T

@@ -57,6 +57,8 @@ class FaceSettings(Section):
     """Files with more bytes are refused, before reading where their size is known."""
     max_seconds: Annotated[Positive, Bound] = 60.0
     """A file that takes longer to arrive is given up."""
+    local_addresses: Annotated[bool, Bound] = True
+    """Whether a URL may lead to this machine or its network, be it by a redirect; ``--confine`` forbids it."""
 
 
 class ReferenceSettings(Section):

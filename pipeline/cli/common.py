@@ -87,6 +87,15 @@ def clear_errors() -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
+def open_streams() -> None:
+    """Open what was closed of a process's three streams, to nowhere: else the next file would be in its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, number)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def show(text: str, facts: Mapping[str, object] | list[object] | list[str], *, as_json: bool) -> None:
     """Print an outcome, for a person or as JSON."""
     print(called(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) if as_json else text))

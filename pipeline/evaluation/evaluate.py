@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from s3pot_batch.manifests.answer import ANSWER
 from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.manifests.origin import folder_of
 from s3pot_batch.pipeline.corrections import read_corrections
 from s3pot_batch.pipeline.evaluation.metrics import boundary_iou, count, mean_iou, mean_with_interval
 from s3pot_batch.pipeline.evaluation.truth import BadTruth, read_truth
@@ -95,7 +97,7 @@ def evaluate(
     """Compare answers with people's corrections, else with the column ``mask`` that the runs took over.
 
     Args:
-        manifest: whose folder the masks' paths are relative to.
+        manifest: whose folder the masks' paths are relative to; of a part of an answer, the folder of its manifest.
         runs: run folders with ``segments.parquet``, by the name of the method; the first one's rows are compared, and
             what was corrected there is the truth for its photo.
         group: a column to group by; by default ``kind`` where there is one.
@@ -115,15 +117,14 @@ def evaluate(
     if group is not None and group not in table[0]:
         raise ConfigError(f"{manifest}: no column {group} to group by; there are {', '.join(table[0])}")
     column, unread = group or "kind", list[str]()
+    folder = folder_of(manifest, pq.read_schema(next(iter(runs.values())) / ANSWER), (row["mask"] for row in table))
     rows: list[dict[str, Any]] = []
     for number, row in enumerate(table):
         if row["mask"] is None:
             continue
         about = {"image": row["image"], "group": None if row.get(column) is None else str(row[column])}
         try:
-            scored: Mapping[str, Mapping[str, float | str]] = dict(
-                _score(number, row, answers, others or {}, manifest.parent)
-            )
+            scored: Mapping[str, Mapping[str, float | str]] = dict(_score(number, row, answers, others or {}, folder))
         except ItemError as error:
             unread.append(f"row {number}, {error}")
             scored = {name: {"error": str(error)} for name in (*answers, *(others or {}))}
@@ -144,7 +145,7 @@ def read_segments(manifest: Path, run: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: there are none.
     """
-    path = run / "segments.parquet"
+    path = run / ANSWER
     if not path.exists():
         raise ConfigError(f"{path}: no answer there; run: s3pot-batch segment --manifest {manifest}")
     with pq.ParquetFile(path) as file:

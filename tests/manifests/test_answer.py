@@ -2,6 +2,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -170,3 +171,27 @@ def test_an_answer_is_current_until_something_that_it_is_made_of_changes(
     assert not answer_is_current(read_manifest(path, 2), plan, tmp_path, "f")
     change(tmp_path, plan)
     assert not answer_is_current(read_manifest(path), plan, tmp_path, "f")
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("by", ["pyarrow", "pandas"])
+def test_a_part_of_an_answer_is_a_manifest_of_the_same_photos(tmp_path: Path, by: str, inside: bool) -> None:
+    (tmp_path / "b.jpg").touch()
+    images: list[object] = ["a.jpg", "b.jpg"]
+    if inside:
+        images = [{"bytes": b"one", "path": "a.jpg"}, {"bytes": b"two", "path": "b.jpg"}]
+    path, plan = planned(tmp_path, image=images)
+    finish(tmp_path / "run", plan, 0, ["ok", "ok"])
+    whole = read_manifest(path)
+    assemble_segments(whole, plan, tmp_path / "run", "f")
+    answer, part = tmp_path / "run" / "segments.parquet", tmp_path / "elsewhere" / "part.parquet"
+    part.parent.mkdir()
+    if by == "pandas":
+        table = pd.read_parquet(answer)
+        table[table.image_id == "b"].to_parquet(part)
+    else:
+        pq.write_table(pq.read_table(answer).slice(1), part)
+    assert read_manifest(part).images == whole.images[1:]
+    assert read_manifest(part, confine=()).images == (str(part.parent / "b.jpg"),), "others' files may say anything"
+    (part.parent / "b.jpg").touch()
+    assert inside or read_manifest(part).images == (str(part.parent / "b.jpg"),), "what is there beside it is meant"

@@ -86,9 +86,22 @@ class TestPhotos:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs file names that are any bytes")
     def test_a_name_that_is_not_utf8_is_named(self, tmp_path: Path) -> None:
-        (tmp_path / os.fsdecode(b"caf\xe9.jpg")).touch()
+        odd, notes = tmp_path / os.fsdecode(b"caf\xe9.jpg"), list[str]()
+        touch(tmp_path, odd.name, "a.jpg")
+        for paths in (tmp_path, tmp_path / "*.jpg"):
+            table = build_manifest([paths], tmp_path / "in.parquet", note=notes.append)
+            assert table["image"].to_pylist() == ["a.jpg"]
+        assert notes[0].startswith("left out: 1 photos whose names are not UTF-8")
         with pytest.raises(ManifestError, match="not UTF-8"):
-            build_manifest([tmp_path], tmp_path / "in.parquet")
+            build_manifest([odd], tmp_path / "in.parquet")
+
+    @pytest.mark.parametrize(
+        "name", ["é" * 125 + ".jpg", "x" * 251 + ".jpg", "\u202eabc.jpg", "a\nb.jpg", "a::b.jpg", "*.jpg"]
+    )
+    def test_names_of_all_sorts_and_lengths_are_listed(self, tmp_path: Path, name: str) -> None:
+        touch(tmp_path, name)
+        build_manifest([tmp_path], tmp_path / "in.parquet", masks=True)
+        assert read_manifest(tmp_path / "in.parquet").images == (str(tmp_path / name),)
 
     def test_what_is_left_out_is_said(self, tmp_path: Path) -> None:
         names = "a.jpg ._a.jpg .hidden/b.jpg __MACOSX/c.jpg notes.txt more.txt README d.HEIC e.avif f.jfif g.gif"
@@ -149,7 +162,18 @@ class TestCsv:
         path = csv(tmp_path, "image,mask\na.jpg,1\nb.jpg,0\nc.jpg,\n")
         table = build_manifest([path], tmp_path / "in.parquet", note=notes.append)
         assert table["mask"].to_pylist() == [1, 0, None]
-        assert notes == ["column mask holds numbers: it is carried as a label, and names no masks"]
+        assert notes == ["column mask holds labels: it is carried as it is, and names no masks"]
+
+    @pytest.mark.parametrize("words", [("True", "False"), ("yes", "no"), ("1", "no")])
+    def test_words_may_be_labels_too(self, tmp_path: Path, words: tuple[str, str]) -> None:
+        path = csv(tmp_path, "image,mask\na.jpg,{}\nb.jpg,{}\n".format(*words))
+        assert build_manifest([path], tmp_path / "in.parquet")["mask"].to_pylist() == list(words)
+
+    def test_masks_of_several_kinds_and_a_broken_one_cost_no_other(self, tmp_path: Path) -> None:
+        cells = ['{"size": [2, 2], "counts": [4]}', '{"size": [2, 2], "counts": "4"}', '{"size": ', "masks/m.png"]
+        lines = ['{}.jpg,"{}"'.format(n, cell.replace('"', '""')) for n, cell in enumerate(cells)]
+        table = build_manifest([csv(tmp_path, "\n".join(["image,mask", *lines]))], tmp_path / "in.parquet")
+        assert table["mask"].to_pylist() == cells
 
     def test_another_encoding_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "list.csv").write_bytes("image\ncaf\xe9.jpg\n".encode("latin-1") * 2)
@@ -187,6 +211,7 @@ class TestCsv:
             ("image\n", "no rows"),
             ("", "not a CSV file"),
             ("image,kind,kind\na,b,c\n", "more than one column kind"),
+            ('image,bbox\na,"[1,2,3,99999999999999999999]"\n', "column bbox"),
             ("# made by a tool\nimage,kind\na,b\n", "not a CSV file"),
             ("image|kind\na|b\n", "no column image; it has image|kind"),
             ("image,who\na\n", "not a CSV file"),

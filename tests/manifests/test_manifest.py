@@ -57,6 +57,8 @@ def test_own_ids_are_kept(tmp_path: Path) -> None:
         ({"image": ["a", "b"], "image_id": [1.5, 2.5]}, "column image_id is double"),
         ({"image": ["a", "b"], "image_id": ["x", None]}, "row 1, column image_id: empty"),
         ({"image": ["a", "b"], "image_id": [1, 1]}, "row 1, column image_id: 1 is also row 0"),
+        ({"image": [{"bytes": "text", "path": "a"}]}, "column image: its bytes is string, not binary"),
+        ({"image": [{"bytes": b"one", "path": 7}]}, "column image: its path is int64, not text"),
         ({"image": ["a"], "bbox": ["1234"]}, "column bbox is string"),
         ({"image": ["a"], "bbox": [[[1.0, 2.0], [3.0, 4.0]]]}, "column bbox is list"),
         ({"image": ["a"], "landmarks": [[True] * 10]}, "column landmarks is list"),
@@ -99,12 +101,20 @@ WRONG = {
     "box of no height": ("bbox", [0.0, 2, 1, 2], "BadBox", "x, y, width, height"),
     "box before the photo": ("bbox", [-5.0, -5, -9, -9], "BadBox", "is not x0 < x1"),
     "box in fractions": ("bbox", [0.1, 0.2, 0.5, 0.6], "BadBox", "fractions of the photo's size"),
+    "box in fractions, a little outside": ("bbox", [0.1, 0.2, 1.05, 0.6], "BadBox", "fractions of the photo's size"),
+    "box of less than a pixel": ("bbox", [10.0, 10, 10.5, 90], "BadBox", "less than a pixel"),
+    "box beyond any photo": ("bbox", [0.0, 0, 1e300, 1e300], "BadBox", "beyond any photo"),
     "box of three": ("bbox", [1.0, 2, 3], "BadBox", "is not 4 finite numbers"),
     "box with a gap": ("bbox", [0.0, 0, 1, None], "BadBox", "is not 4 finite numbers"),
     "box without end": ("bbox", [0.0, 0, 1, math.inf], "BadBox", "is not 4 finite numbers"),
     "landmarks that are not numbers": ("landmarks", [math.nan] * 10, "BadLandmarks", "is not 10 finite numbers"),
     "four landmarks": ("landmarks", FACE[:8], "BadLandmarks", "is not 10 finite numbers"),
     "landmarks in fractions": ("landmarks", [n / 200 for n in FACE], "BadLandmarks", "fractions of the photo's size"),
+    "landmarks in fractions, a little outside": ("landmarks", [n / 90 for n in FACE], "BadLandmarks", "fractions"),
+    "landmarks of less than a pixel": ("landmarks", [30 + n / 1000 for n in FACE], "BadLandmarks", "less than a pixel"),
+    "landmarks beyond any photo": ("landmarks", [n * 1e200 for n in FACE], "BadLandmarks", "beyond any photo"),
+    "68 landmarks": ("landmarks", [*FACE, *FACE] * 7, "BadLandmarks", "is not 10 finite numbers"),
+    "landmarks that are not there": ("landmarks", [-1.0] * 10, "BadLandmarks", "on a line, or on each other"),
     "landmarks on a line": ("landmarks", [float(n) for n in range(2, 12)], "BadLandmarks", "on a line"),
     "landmarks on each other": ("landmarks", [7.0] * 10, "BadLandmarks", "on a line, or on each other"),
     "left and right exchanged": ("landmarks", EXCHANGED, "BadLandmarks", "left and right exchanged"),
@@ -123,6 +133,7 @@ def test_a_wrong_row_has_a_problem_and_no_other_row_has(tmp_path: Path, name: st
     assert manifest.problems[0] is None is manifest.problems[2]
     assert manifest.problems[1].startswith(f"{kind}: row 1, column {column}: ")
     assert words in manifest.problems[1]
+    assert len(manifest.problems[1]) < 400
     assert len(set(manifest.image_ids)) == 3
 
 
@@ -145,8 +156,10 @@ def test_text_is_text_however_it_is_stored(tmp_path: Path, kind: pa.DataType) ->
     assert manifest.image_ids == ("1", "2") == tuple(manifest.table["image_id"].to_pylist())
 
 
-def test_whole_numbers_are_ids(tmp_path: Path) -> None:
-    assert read_manifest(manifest_file(tmp_path, image=["a", "b"], image_id=[7, 8])).image_ids == ("7", "8")
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint8(), pa.decimal128(38, 0)], ids=str)
+def test_whole_numbers_are_ids(tmp_path: Path, kind: pa.DataType) -> None:
+    ids = pa.array([7, 8]).cast(kind)
+    assert read_manifest(manifest_file(tmp_path, image=["a", "b"], image_id=ids)).image_ids == ("7", "8")
 
 
 def test_columns_that_the_answer_has_get_another_name_and_it_is_said(tmp_path: Path) -> None:
@@ -172,6 +185,8 @@ CONFINED = {
     "linked/a.jpg": False, "https://127.0.0.1/a.jpg": False, "https://[::1]/a.jpg": False, "https://10.1.2.3/a": False,
     "https://169.254.169.254/latest": False, "https://8.8.8.8/a.jpg": True, "http://8.8.8.8/a.jpg": False,
     "file:///etc/passwd": False, "s3://bucket/a.jpg": True, "simplecache::https://8.8.8.8/a": False,
+    "https://127.1/a.jpg": False, "https://2130706433/a.jpg": False, "https://a@127.0.0.1/a.jpg": False,
+    "https://224.0.0.1/a.jpg": False, "circle/a.jpg": False, "a\0.jpg": False,
     "https://localhost/a.jpg": False, "https://no.such.host.invalid/a": False, "https:///a": False,
 }  # fmt: skip
 
@@ -182,6 +197,7 @@ def test_other_peoples_manifests_are_confined(tmp_path: Path, image: str) -> Non
     folder.mkdir()
     (folder / "link.jpg").symlink_to("/etc/hostname")
     (folder / "linked").symlink_to(tmp_path)
+    (folder / "circle").symlink_to("circle")
     path = manifest_file(folder, image=[image])
     [problem] = read_manifest(path, confine=("https", "s3")).problems
     assert (problem is None) == CONFINED[image]
@@ -200,9 +216,24 @@ def test_photos_may_lie_in_the_manifest(tmp_path: Path, group: int) -> None:
     assert manifest.table["image"].to_pylist() == ["x/1.jpg", "row-1", "3", "row-3"]
     assert manifest.table["label"].to_pylist() == [0, 1, 2, 3]
     assert [read_embedded(place) for place in manifest.images[:2]] == [b"one", b"two"]
-    for place in manifest.images[2:]:
-        with pytest.raises(ManifestError, match="its bytes are empty"):
-            read_embedded(place)
+    assert manifest.images[2] == str(tmp_path / "3"), "what has no bytes has a path"
+    with pytest.raises(ManifestError, match="its bytes are empty"):
+        read_embedded(manifest.images[3])
+    confined = read_manifest(tmp_path / "in.parquet", confine=())
+    assert [problem is None for problem in confined.problems] == [True] * 4
+
+
+def test_a_photo_that_is_named_beside_those_in_the_manifest_is_confined_too(tmp_path: Path) -> None:
+    photos = [{"bytes": b"one", "path": "/etc/passwd"}, {"bytes": None, "path": "/etc/passwd"}]
+    found = read_manifest(manifest_file(tmp_path, image=photos), confine=())
+    assert found.problems[0] is None
+    assert str(found.problems[1]).startswith("OutOfBounds: row 1, column image: /etc/passwd")
+
+
+def test_structs_may_hold_paths_alone(tmp_path: Path) -> None:
+    manifest = read_manifest(manifest_file(tmp_path, image=[{"path": "a.jpg"}, {"path": None}]))
+    assert manifest.images[0] == str(tmp_path / "a.jpg")
+    assert manifest.problems[0] is None
 
 
 def test_photos_in_the_manifest_need_no_names(tmp_path: Path) -> None:

@@ -3,13 +3,18 @@
 import json
 import os
 import shutil
+import tomllib
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import tomli_w
 from PIL import Image
 
+from benchmarks.tidy_run import compare
 from s3pot_batch.manifests.files import write_parquet
+from s3pot_batch.manifests.fingerprint import fingerprint
 from s3pot_batch.pipeline.lock import locked
 from tests.pipeline.conftest import answer_of, run, times, working
 from tests.portraits import blank
@@ -51,8 +56,10 @@ def test_another_setting_of_stage_two_redoes_stage_two_alone(photos, segmented, 
 def test_masks_of_an_earlier_version_are_made_again(photos, segmented, tmp_path):
     folder = Path(shutil.copytree(segmented, tmp_path / "run"))
     before, config = times(folder), folder / "config.toml"
-    assert config.read_text().count("schema_version = 3\n") == 1
-    config.write_text(config.read_text().replace("schema_version = 3\n", ""))  # as it was without a mask per face
+    settled = tomllib.loads(config.read_text())
+    assert settled["inputs"]["segments"].pop("schema_version") == 3  # as it was without a mask per face
+    settled["fingerprints"]["segments"] = fingerprint(settled["inputs"]["segments"])
+    config.write_text(tomli_w.dumps(settled))
     done = working("segment", photos, folder)
     assert "Note: segments was made with other settings (schema_version (absent → 3)); it is done again" in done.stderr
     again = {name for name, when in times(folder).items() if when != before[name]}
@@ -145,28 +152,108 @@ def test_what_was_damaged_is_done_again_and_said(photos, segmented, tmp_path):
     assert all(times(folder)[name] == before[name] for name in untouched)
 
 
+def zeroed(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 16
+    path.write_bytes(content)
+
+
+def of_another(path):
+    table = pq.read_table(path)
+    write_parquet(table.set_column(1, "image_id", pa.array(["another"])), path)
+
+
+DAMAGES = {
+    "masks.zarr/occlusion/c.0.0.0": (zeroed, "segments, shard 0: what was written is damaged"),
+    "references.zarr/raw/c.0.0.0.0": (Path.unlink, "references, shard 0: what was written is damaged"),
+    "decoded.zarr/contrast/c.0.0.0": (flipped, "decoded, shard 0: what was written is damaged"),
+    "decoded.zarr/contrast/zarr.json": (flipped, "decoded.zarr: its metadata is damaged"),
+    "masks.zarr/zarr.json": (Path.unlink, "masks.zarr: its metadata is damaged"),
+    "segments.parquet": (flipped, "segments.parquet is not as it was written"),
+    "config.toml": (cut, "config.toml is damaged"),
+    "plan.parquet": (cut, "plan.parquet is damaged"),
+    "items/segments/00000.parquet": (of_another, "segments, shard 0: what was written is damaged"),
+    "items/segments/00001.parquet": (cut, "segments/00001.parquet is damaged"),
+    "items/segments/00002.parquet": (
+        lambda path: shutil.copy(path.with_stem("00001"), path), "segments/00002.parquet is damaged"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_finished_run_that_was_damaged_is_mended(photos, segmented, tmp_path, name):
+    folder, (damage, said) = tmp_path / segmented.name, DAMAGES[name]
+    shutil.copytree(segmented, folder)
+    damage(folder / name)
+    done = working("segment", photos, folder)
+    assert said in done.stderr, done.output
+    assert answer_of(folder) == answer_of(segmented)
+    assert not compare(segmented, folder).arrays
+    assert "Note" not in working("segment", photos, folder).stderr
+
+
+def test_a_run_that_was_copied_without_its_times_is_as_good(photos, segmented, tmp_path):
+    folder = tmp_path / segmented.name
+    shutil.copytree(segmented, folder, copy_function=shutil.copy)
+    done = working("segment", photos, folder)
+    assert "damaged" not in done.stderr
+    assert answer_of(folder) == answer_of(segmented)
+
+
+def done_again(folder, before):
+    return sorted(name for name, when in times(folder).items() if before[name] != when)
+
+
 def test_photos_that_changed_or_came_are_done_again_and_no_others(tmp_path):
-    for name in ("same", "touched", "changed", "text"):
+    for name in ("same", "touched", "changed", "text", "large"):
         Image.fromarray(blank()).save(tmp_path / f"{name}.png")
     (tmp_path / "text.png").write_text("no photo")
-    names = ["same.png", "touched.png", "changed.png", "gone.png", "text.png"]
+    (tmp_path / "large.png").write_bytes(bytes(2000))
+    (tmp_path / "folder.png").mkdir()
+    names = ["same.png", "touched.png", "changed.png", "gone.png", "text.png", "large.png", "folder.png"]
     write_parquet(pa.table({"image": names}), tmp_path / "in.parquet")
-    folder = tmp_path / "run"
-    assert working("references", tmp_path, folder).exit_code == 1
+    (tmp_path / "few.toml").write_text("[faces]\nmax_bytes = 1000\n")
+    folder, bounded = tmp_path / "run", ("--config", tmp_path / "few.toml")
+    assert working("references", tmp_path, folder, *bounded).exit_code == 1
     before = times(folder)
-    assert working("references", tmp_path, folder).exit_code == 1
+    assert working("references", tmp_path, folder, *bounded).exit_code == 1
     assert times(folder) == before, "nothing has changed"
     os.utime(tmp_path / "touched.png", (1, 1))
     Image.fromarray(blank()[:4]).save(tmp_path / "changed.png")
-    Image.fromarray(blank()).save(tmp_path / "gone.png")
-    assert working("references", tmp_path, folder).exit_code == 1
-    again = sorted(name for name, when in times(folder).items() if before[name] != when)
-    assert again == ["items/references/00002.parquet", "items/references/00003.parquet"]
+    for name in ("gone", "large"):
+        Image.fromarray(blank()).save(tmp_path / f"{name}.png")
+    assert working("references", tmp_path, folder, *bounded).exit_code == 1
+    assert done_again(folder, before) == [f"items/references/0000{n}.parquet" for n in (2, 3, 5)]
     before = times(folder)
-    assert working("references", tmp_path, folder, "--retry-failed").exit_code == 1
-    assert [n for n, when in times(folder).items() if before[n] != when] == ["items/references/00004.parquet"]
-    Image.fromarray(blank()).save(tmp_path / "text.png")
-    assert working("references", tmp_path, folder).exit_code == 0
+    assert working("references", tmp_path, folder, *bounded, "--retry-failed").exit_code == 1
+    assert done_again(folder, before) == [f"items/references/0000{n}.parquet" for n in (4, 6)]
+    (tmp_path / "folder.png").rmdir()
+    for name in ("text", "folder"):
+        Image.fromarray(blank()).save(tmp_path / f"{name}.png")
+    assert working("references", tmp_path, folder, *bounded).exit_code == 0
+
+
+def test_photos_inside_a_manifest_that_changed_are_done_again(tmp_path):
+    def listed(*photos):
+        write_parquet(pa.table({"image": [{"bytes": photo} for photo in photos]}), tmp_path / "in.parquet")
+        return working("references", tmp_path, tmp_path / "run")
+
+    Image.fromarray(blank()).save(tmp_path / "one.png")
+    one = (tmp_path / "one.png").read_bytes()
+    assert listed(one, b"no photo").exit_code == 1
+    before = times(tmp_path / "run")
+    assert listed(one, b"no photo").exit_code == 1
+    assert times(tmp_path / "run") == before, "another file of the same photos"
+    assert listed(one, one).exit_code == 0
+    assert done_again(tmp_path / "run", before) == ["items/references/00001.parquet"]
 
 
 def test_a_second_command_says_who_holds_the_run(photos, segmented):

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -86,6 +87,13 @@ def test_python_m_is_the_command_line(tmp_path):
     refused = subprocess.run([*command, "status"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert refused.stderr == "Error: which run? give --run DIR or --manifest FILE\n"
+    (tmp_path / "a.jpg").touch()
+    closed = (
+        f"umask 000; {shlex.join(command)} index . --out lists/in.parquet 2>&- && {shlex.join(command)} status 2>&-"
+    )
+    assert subprocess.run(["/bin/sh", "-c", closed], cwd=tmp_path, check=False).returncode == 2
+    made = [tmp_path / "lists", tmp_path / "lists" / "in.parquet"]
+    assert [path.stat().st_mode & 0o002 for path in made] == [0, 0], "others may not write there"
 
 
 def test_index_builds_a_manifest(tmp_path):

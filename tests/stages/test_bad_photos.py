@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pillow_heif
 import pytest
+import tifffile
 from PIL import Image
 
 from s3pot_batch.stages.errors import ItemError
@@ -38,6 +39,25 @@ def header(width, height, depth=8, colour=2):
 
 def deep(values, dtype, form="TIFF"):
     return encoded(Image.fromarray(np.resize(np.array(values, dtype), (32, 48))), form)
+
+
+def tiff(values, **options):
+    content = io.BytesIO()
+    tifffile.imwrite(content, values, **options)
+    return content.getvalue()
+
+
+def colours_of_12_bit(form):
+    """The picture in 16 bits of which 12 are filled."""
+    values = (np.asarray(PICTURE, np.uint32) * 4095 // 255).astype(np.uint16)
+    if form == "PPM":
+        return b"P6 48 32 65535\n" + values.astype(">u2").tobytes()
+    if form == "PNG":
+        lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+        return png(header(48, 32, 16), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b""))
+    options = {"in planes": {"planarconfig": "separate"}, "packed": {"compression": "deflate"}}.get(form, {})
+    values = np.moveaxis(values, 2, 0) if form == "in planes" else values
+    return tiff(values, photometric="rgb", byteorder=">" if form == "of a Mac" else "<", **options)
 
 
 def flipped(content, at):
@@ -158,6 +178,10 @@ BAD = {
     "infinite": (deep([np.inf, 1], np.float32), "UnknownRange"),
     "negative": (deep([-5, 5], np.int32), "UnknownRange"),
     "beyond all ranges": (deep([0, 1e30], np.float32), "UnknownRange"),
+    "neither to 1 nor to 255": (deep([0, 9], np.float32), "UnknownRange"),
+    "negative, of 8 bit": (tiff((np.asarray(GREY, int) - 128).astype(np.int8)), "UnknownRange"),
+    "tiff of 16 bit in planes": (colours_of_12_bit("in planes"), "UnknownRange"),
+    "ppm of 12 bits in 16": (colours_of_12_bit("PPM"), "UnknownRange"),
     "tiff of no strips": (b"II*\0\x08\0\0\0\0\0\0\0\0\0", "TruncatedImage|NotAnImage"),
     "gif of no frames": (b"GIF89a\x01\0\x01\0\0\0\0;", "TruncatedImage|NotAnImage"),
 }
@@ -196,6 +220,12 @@ SHOWN = {
     "tiff in ycbcr": encoded(PICTURE.convert("YCbCr"), "TIFF"),
     "cmyk jpeg": encoded(PICTURE.convert("CMYK"), quality=100, subsampling=0),
     "ppm of 10 bit": b"P6 48 32 1023\n" + (np.asarray(PICTURE, ">u2") * 4).astype(">u2").tobytes(),
+    "png of 12 bits in 16": colours_of_12_bit("PNG"),
+    "tiff of 12 bits in 16": colours_of_12_bit("plain"),
+    "the same of a Mac": colours_of_12_bit("of a Mac"),
+    "the same, packed": colours_of_12_bit("packed"),
+    "tiff of 32 bit, all of them filled": tiff(np.asarray(GREY, np.uint32) * 16_843_009),
+    "real numbers beyond 1": tiff(np.asarray(GREY, np.float32) / 250),
     "animated png": encoded(form="PNG", save_all=True, append_images=[PICTURE.rotate(90)]),
     "png with a long history": PNG[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + TEXT) + PNG[33:],
     "png with a huge colour profile": encoded(form="PNG", icc_profile=bytes(3_000_000)),

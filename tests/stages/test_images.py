@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from s3pot_batch.stages.depth import UnknownRange, as_bytes
 from s3pot_batch.stages.errors import ItemError
-from s3pot_batch.stages.images import ImageTooLarge, NotAnImage, TruncatedImage, UnknownRange, as_bytes, read_photo
+from s3pot_batch.stages.images import ImageTooLarge, NotAnImage, TruncatedImage, read_photo
 from s3pot_batch.stages.reading import MissingFile
 from s3pot_batch.stages.settings import FaceSettings
 
@@ -89,6 +90,8 @@ def test_odd_tags_cost_nothing(tmp_path, orientation, suffix):
         (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
         (np.array([[0, 255.0]], np.float32), [0, 255]),
         (np.array([[0, 65535.0]], np.float32), [0, 255]),
+        (np.array([[0, 4095.0]], np.float32), [0, 255]),
+        (np.array([[0, 0.7, 1.4]], np.float32), [0, 127, 255]),
         (np.zeros((1, 2), np.float32), [0, 0]),
     ],
 )
@@ -96,7 +99,7 @@ def test_deep_numbers_are_scaled_by_what_they_hold(values, expected):
     assert as_bytes(values)[0].tolist() == expected
 
 
-@pytest.mark.parametrize("values", [[np.nan, 1], [np.inf, 0], [-1, 1], [0, 1e9]])
+@pytest.mark.parametrize("values", [[np.nan, 1], [np.inf, 0], [-1, 1], [0, 1e9], [0, 20]])
 def test_numbers_that_are_no_brightness_are_refused(tmp_path, values):
     path = save(Image.fromarray(np.array([values], np.float32)), tmp_path / "x.tif")
     with pytest.raises(UnknownRange, match="save the photo as 8 or 16 bit"):

@@ -64,6 +64,13 @@ def test_photos_of_a_website_are_read(website):
     assert read_bytes(f"{website}/a.jpg", BOUNDS.model_copy(update={"max_seconds": 20.0})) == b"photo"
 
 
+def test_confined_readers_connect_to_no_address_of_this_network(website):
+    confined = BOUNDS.model_copy(update={"max_seconds": 20.0, "local_addresses": False})
+    for host in ("127.0.0.1", "localhost"):
+        with pytest.raises(UnreadableFile, match=r"is an address of this network"):
+            read_bytes(f"{website.replace('127.0.0.1', host)}/a.jpg", confined)
+
+
 @pytest.mark.parametrize(
     ("path", "kind", "reason"),
     [("404.jpg", MissingFile, "no such file"), ("410.jpg", MissingFile, "no such file"),
