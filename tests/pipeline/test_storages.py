@@ -136,6 +136,11 @@ def test_arrays_are_fetched_by_shard_and_what_is_forgotten_or_empty_is_so_in_the
         lent = {path.relative_to(copy).as_posix() for path in copy.rglob("c.*")}
         assert {name.split("/")[0] for name in lent} == {"references.zarr", "decoded.zarr"}
         assert lent == {path for path in files_of(segmented, "c.*") if not path.startswith("masks")}
+        own = [f"bucket/again/{name}" for name in lent if name.startswith("references")]
+        assert {name.count(".0") for name in own} == {3, 4}, "grey and in colours"
+        store.rm(own)
+        held.put_shard("references", 0)
+        assert all(store.exists(name) for name in own)
         gone = "decoded.zarr/occlusion/c.0.0.0"
         (copy / gone).unlink()
         held.put_shard("decoded", 0)
