@@ -8,6 +8,10 @@ URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.]+):/+(?P<rest>.+)")
 """An fsspec URL, also as a path, which has one slash where there were two."""
 
 
+PIECE = 200
+"""Characters of a URL that become one folder's name: file systems take 255 bytes."""
+
+
 def url_of(path: Path | None) -> str | None:
     """The URL that a path is in truth, if it is one.
 
@@ -29,9 +33,12 @@ def copies() -> Path:
 def copy_of(url: str) -> Path:
     """Where the working copy of a folder is; that of another folder is never below it."""
     above, _, name = url.rpartition("/")
-    return copies() / quote(above, safe="") / name
+    quoted = quote(above, safe="")
+    *first, last = (quoted[start : start + PIECE] for start in range(0, len(quoted), PIECE))
+    return copies().joinpath(*(f"{piece}%" for piece in first), last, name)  # nothing quoted ends with %
 
 
 def called(text: str) -> str:
     """A text for a person: what it names of a working copy has the name that the storage has for it."""
-    return re.sub(rf"{re.escape(str(copies()))}/([\w.~%-]+)", lambda found: unquote(found[1]), text)
+    copy = rf"{re.escape(str(copies()))}/((?:[\w.~%-]+%/)*[\w.~%-]+)"
+    return re.sub(copy, lambda found: unquote(found[1].replace("%/", "")), text)

@@ -86,7 +86,8 @@ def at_hand(run: Named, *, only: Collection[str] = (), purpose: Purpose = "work"
     with ExitStack() as stack:
         with _said(url):
             remote = Remote(url)
-        if not remote.copy_is_ours(stack):
+            is_ours = remote.copy_is_ours(stack)
+        if not is_ours:
             if purpose != "look":
                 raise ConfigError(f"{remote.url} is in use by another command on this machine; wait for it")
             yield remote.copy  # as that command has it

@@ -3,10 +3,11 @@
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,14 +92,42 @@ def as_photo(image: Image.Image) -> Photo:
     return np.asarray(ImageOps.invert(picture) if is_negative else picture, np.uint8)
 
 
+class _Lifted:
+    """Pillow's own bounds and its warnings are the process's, and beside a card threads decode photos at once.
+
+    The first one in lifts them, and the last one out puts them back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.restore = Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside > 1:
+                return
+            self.restore.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            self.restore.callback(setattr, PngImagePlugin, "MAX_TEXT_CHUNK", PngImagePlugin.MAX_TEXT_CHUNK)
+            self.restore.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # of tags and chunks that are odd but do no harm
+            Image.MAX_IMAGE_PIXELS = None  # ours is checked before anything is decoded
+            PngImagePlugin.MAX_TEXT_CHUNK = MOST_TEXT
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.restore.close()
+
+
+LIFTED = _Lifted()
+
+
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
     """Whatever a decoder raises is said of the photo called ``name``: broken data raises nearly anything."""
-    pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is checked before anything is decoded
-    pillows_text, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, MOST_TEXT
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tags and chunks that are odd but do no harm
+        with LIFTED:
             yield
     except UnknownRange as error:
         raise UnknownRange(f"{name}: {error}") from error
@@ -110,8 +139,6 @@ def decoding(name: str) -> Iterator[None]:
         raise ImageTooLarge(f"{name}: there is not enough memory to decode it; lower faces.max_pixels") from error
     except Exception as error:
         raise TruncatedImage(f"{name}: damaged or cut off ({one_line(error)}); copy or download it again") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = pillows_limit, pillows_text
 
 
 def open_image(content: bytes, name: str, max_pixels: int) -> Image.Image:

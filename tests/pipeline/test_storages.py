@@ -15,7 +15,7 @@ import pytest
 from s3pot_batch import read_run
 from s3pot_batch.pipeline import lease, progress, remote, status
 from s3pot_batch.pipeline.config import resolve
-from s3pot_batch.pipeline.copies import copies, copy_of
+from s3pot_batch.pipeline.copies import called, copies, copy_of
 from s3pot_batch.pipeline.job import _forget
 from s3pot_batch.pipeline.remote import HELD, at_hand, fetched
 from s3pot_batch.stages.base import stage_named
@@ -311,6 +311,15 @@ def test_processes_of_torchrun_share_no_url(monkeypatch):
     done = run("train", "--manifest", "in.parquet", "--run", "s3://bucket/run")
     assert done.exit_code == 2
     assert done.stderr.startswith("Error: s3://bucket/run: torchrun's processes share no URL")
+
+
+@pytest.mark.parametrize("folder", ["a-folder-of-somebody/" * 14, "写真の/" * 12], ids=["long", "quoted"])
+def test_a_url_may_be_longer_than_a_folders_name(machine, folder):
+    machine("first")
+    url = f"memory://bucket/{folder}in"
+    with at_hand(Path(url), purpose="read") as copy:
+        assert copy.is_dir()
+        assert called(f"{copy}/plan.parquet") == f"{url}/plan.parquet"
 
 
 def test_what_is_on_this_machine_is_used_where_it_is(tmp_path):

@@ -1,10 +1,12 @@
+import warnings
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from s3pot_batch.stages.depth import UnknownRange, as_bytes
 from s3pot_batch.stages.errors import ItemError
-from s3pot_batch.stages.images import ImageTooLarge, NotAnImage, TruncatedImage, read_photo
+from s3pot_batch.stages.images import MOST_TEXT, ImageTooLarge, NotAnImage, TruncatedImage, decoding, read_photo
 from s3pot_batch.stages.reading import MissingFile
 from s3pot_batch.stages.settings import FaceSettings
 
@@ -110,3 +112,15 @@ def test_the_users_limit_holds_beyond_pillows_own(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # twice that is an error of Pillow's
     assert read_photo(save(Image.new("RGB", (60, 40)), tmp_path / "x.png"), LIMIT).shape == (40, 60, 3)
     assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_photos_that_threads_decode_at_once_keep_what_was_lifted_for_them(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, list(warnings.filters)
+    one, other = decoding("one"), decoding("other")
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)  # as threads do: who came first need not be last out
+    assert (Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK) == (None, MOST_TEXT)
+    other.__exit__(None, None, None)
+    assert (Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, list(warnings.filters)) == before
