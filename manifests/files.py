@@ -25,9 +25,8 @@ def read_table(path: Path, advice: str = REDO, columns: Collection[str] | None =
         ManifestError: it cannot be read; the text ends with ``advice``.
     """
     try:
-        with pq.ParquetFile(
-            path, page_checksum_verification=True
-        ) as file:  # read_table() refuses repeated column names before we can name them
+        # pq.read_table() refuses repeated column names before we can name them
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(None if columns is None else [name for name in file.schema_arrow.names if name in columns])
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error, advice) from error

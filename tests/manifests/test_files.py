@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -75,3 +76,14 @@ def test_what_cannot_be_read_is_named_with_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(ManifestError, match=rf"{path.name}: not a Parquet file .*; use another --run$") as caught:
             read_table(path, "use another --run")
         assert "\n" not in str(caught.value)
+
+
+def test_a_number_that_was_changed_on_the_disk_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    table = pa.table({"a": np.random.default_rng(0).random(50)})  # so random that it is not compressed
+    write_parquet(table, path)
+    whole = path.read_bytes()
+    at = whole.index(np.float64(table["a"][0].as_py()).tobytes())
+    path.write_bytes(whole[: at + 3] + bytes([whole[at + 3] ^ 1]) + whole[at + 4 :])
+    with pytest.raises(ManifestError, match=r"t\.parquet: not a Parquet file that can be read"):
+        read_table(path)
