@@ -3,11 +3,13 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
+from s3pot_batch.manifests.errors import DamagedOutcomes
 from s3pot_batch.manifests.finished import finished, shard_stamps
 from s3pot_batch.manifests.outcomes import items_path, read_checksums
 from s3pot_batch.manifests.plan import Plan
@@ -33,7 +35,7 @@ def has_metadata(store: Path) -> bool:
         return True
     try:
         known = _metadata(store)["consolidated_metadata"]["metadata"]
-        return all(_metadata(array) == known[array.name] for array in _arrays(store))
+        return all(_metadata(store / name) == said for name, said in known.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -61,7 +63,8 @@ def _suspects(run: Path, plan: Plan, stage: Stage) -> list[int]:
 
 
 def _arrays(store: Path) -> list[Path]:
-    return [path for path in store.iterdir() if path.is_dir()] if store.is_dir() else []
+    """An array has metadata; folders that a desktop or a NAS puts in have none."""
+    return [file.parent for file in store.glob("*/zarr.json")]
 
 
 def _shard_of(file: str) -> int:
@@ -78,12 +81,13 @@ def _is_whole(run: Path, stage: Stage, shard: int) -> bool:
     try:
         for row, sums in read_checksums(run, stage.name, shard).items():
             store.read_row(path, row, *sums)
-    except DamagedData:
+    except (DamagedData, DamagedOutcomes):
         return False
     when = items_path(run, stage.name, shard).stat().st_mtime_ns
     for array in _arrays(path):
         for file in array.glob(f"c.{shard}.*"):
-            os.utime(file, ns=(when, when))
+            with suppress(PermissionError):  # somebody else's file: it is read again the next time
+                os.utime(file, ns=(when, when))
     return True
 
 

@@ -203,8 +203,17 @@ def test_a_finished_run_that_was_damaged_is_mended(photos, segmented, tmp_path, 
 def test_a_run_that_was_copied_without_its_times_is_as_good(photos, segmented, tmp_path):
     folder = tmp_path / segmented.name
     shutil.copytree(segmented, folder, copy_function=shutil.copy)
+    (folder / "masks.zarr" / "@eaDir").mkdir()  # a NAS's
+    assert "Note" not in working("references", photos, folder).stderr
     done = working("segment", photos, folder)
     assert "damaged" not in done.stderr
+    assert answer_of(folder) == answer_of(segmented)
+    outcomes = folder / "items" / "segments" / "00000.parquet"
+    when = outcomes.stat().st_mtime_ns
+    zeroed(outcomes)  # which nobody would notice
+    os.utime(outcomes, ns=(when, when))
+    (folder / "masks.zarr" / "occlusion" / "c.0.0.0").unlink()
+    assert "segments, shard 0: what was written is damaged" in working("segment", photos, folder).stderr
     assert answer_of(folder) == answer_of(segmented)
 
 
