@@ -187,6 +187,8 @@ CONFINED = {
     "https://169.254.169.254/latest": False, "https://8.8.8.8/a.jpg": True, "http://8.8.8.8/a.jpg": False,
     "file:///etc/passwd": False, "s3://bucket/a.jpg": True, "simplecache::https://8.8.8.8/a": False,
     "https://127.1/a.jpg": False, "https://2130706433/a.jpg": False, "https://a@127.0.0.1/a.jpg": False,
+    "https://[64:ff9b:0:0:0:0:a9fe:a9fe]/a.jpg": False, "https://[64:ff9b:0:0:0:0:808:808]/a.jpg": True,
+    "https://[2002:a00:1:0:0:0:0:0]/a.jpg": False, "https://[0:0:0:0:0:ffff:10.0.0.1]/a.jpg": False,
     "https://224.0.0.1/a.jpg": False, "circle/a.jpg": False, "a\0.jpg": False,
     "https://localhost/a.jpg": False, "https://no.such.host.invalid/a": False, "https:///a": False,
 }  # fmt: skip
