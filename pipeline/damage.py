@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from s3pot_batch.manifests.errors import DamagedOutcomes
@@ -20,7 +21,7 @@ from s3pot_batch.stages.errors import DamagedData
 def damaged_shards(run: Path, plan: Plan, stages: Sequence[Stage]) -> Iterator[tuple[Stage, int]]:
     """The finished shards of some stages whose arrays are not what was written.
 
-    A shard's outcomes are written after its arrays: only a file that is younger than they are, or that lacks, is read
+    A shard's outcomes are written after its arrays: only a file that is younger than they are, or that lacks and was not of zeros, is read
     and held against its checksums.
     """
     for stage in stages:
@@ -58,8 +59,22 @@ def _suspects(run: Path, plan: Plan, stage: Stage) -> list[int]:
     for array in arrays:
         with os.scandir(array) as entries:
             written = {_shard_of(entry.name): entry.stat().st_mtime_ns for entry in entries}
-        found |= {shard for shard in filled if written.get(shard, finished_at[shard] + 1) > finished_at[shard]}
+        lacking = filled - set(written)
+        found |= {shard for shard in filled - lacking if written[shard] > finished_at[shard]}
+        found |= {shard for shard in lacking if not _is_blank(run, stage, shard, array)}
     return sorted(found)
+
+
+def _is_blank(run: Path, stage: Stage, shard: int, array: Path) -> bool:
+    """Whether nothing but zeros was written, of which Zarr makes no file."""
+    from s3pot_batch.stages import store
+
+    metadata = _metadata(array)
+    zeros = store.checksum(np.zeros(metadata["shape"][1:], metadata["data_type"]))
+    try:
+        return all(sums.get(array.name) == zeros for sums in read_checksums(run, stage.name, shard).values())
+    except DamagedOutcomes:
+        return False
 
 
 def _arrays(store: Path) -> list[Path]:
