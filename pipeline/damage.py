@@ -21,8 +21,8 @@ from s3pot_batch.stages.errors import DamagedData
 def damaged_shards(run: Path, plan: Plan, stages: Sequence[Stage]) -> Iterator[tuple[Stage, int]]:
     """The finished shards of some stages whose arrays are not what was written.
 
-    A shard's outcomes are written after its arrays: only a file that is younger than they are, or that lacks and was not of zeros, is read
-    and held against its checksums.
+    A shard's outcomes are written after its arrays: only a file that is younger than they are, or that lacks and was
+    not of zeros, is read and held against its checksums.
     """
     for stage in stages:
         for shard in _suspects(run, plan, stage) if stage.store else ():
