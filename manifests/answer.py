@@ -49,7 +49,7 @@ def assemble_segments(
     """
     schema = pa.schema([*manifest.table.schema, *SEGMENTS])
     basis = _basis(manifest, plan, run, fingerprint)
-    origin = made_of(manifest.path, manifest.table, photos_inside=manifest.photos_inside)
+    origin = made_of(manifest.origin, manifest.table) if manifest.origin else {}
     facts = {"schema_version": str(ANSWER_VERSION), "fingerprint": fingerprint, "basis": basis}
     metadata = file_metadata(manifest.table, facts | origin)
     tally, answers = dict.fromkeys(STATUSES, 0), _Answers(plan, run, fingerprint)

@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 
 from s3pot_batch.manifests.errors import one_line
 
+CARRIERS = {"64:ff9b::/96": 0, "::ffff:0:0/96": 0, "2002::/16": 80}
+"""IPv6 networks whose addresses lead to IPv4 ones, NAT64's (RFC 6052) and 6to4's too; and the bits behind these."""
+
 
 def outside_of(location: str, folder: Path, schemes: Collection[str]) -> str | None:
     """Why a photo's location is out of bounds, or ``None``.
@@ -43,4 +46,7 @@ def outside_of(location: str, folder: Path, schemes: Collection[str]) -> str | N
 def is_public(address: str) -> bool:
     """Whether an IP address is one of a machine somewhere else, and not of this machine or its network."""
     found = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
+    for network, behind in CARRIERS.items():
+        if found in ipaddress.ip_network(network):
+            return is_public(str(ipaddress.IPv4Address(int(found) >> behind & 0xFFFFFFFF)))
     return found.is_global and not found.is_multicast

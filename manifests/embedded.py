@@ -44,8 +44,18 @@ def read_photo_table(path: Path) -> tuple[pa.Table, NDArray[np.bool_] | None]:
     image = table["image"].combine_chunks().field("path") if "path" in parts else pa.nulls(len(inside), pa.string())
     rest = table.drop_columns(["image"]) if "path" in parts else table
     named = pc.coalesce(image.cast(pa.string()), pa.array([f"row-{row}" for row in range(len(inside))], pa.string()))
-    inside |= ~np.asarray(image.is_valid().to_numpy(zero_copy_only=False), bool)  # of nothing, one can say no more
+    if "bytes" in parts:  # of a row that has neither, one can say no more
+        inside |= ~np.asarray(image.is_valid().to_numpy(zero_copy_only=False), bool)
     return rest.add_column(schema.names.index("image"), "image", named), inside
+
+
+def holds_photos(path: Path) -> bool:
+    """Whether a file is there and is a manifest whose images are structs."""
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    return schema.names.count("image") == 1 and bool(pa.types.is_struct(schema.field("image").type))
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -17,7 +17,7 @@ from s3pot_batch.manifests.confine import outside_of
 from s3pot_batch.manifests.embedded import embedded_location, is_text, read_photo_table
 from s3pot_batch.manifests.errors import ManifestError
 from s3pot_batch.manifests.hints import box_problem, finite, landmarks_problem
-from s3pot_batch.manifests.origin import folder_of, origin_of
+from s3pot_batch.manifests.origin import Origin, origin_here
 from s3pot_batch.manifests.schema import SEGMENTS
 
 DIGESTED = 10_000
@@ -46,8 +46,8 @@ class Manifest:
     """What the user should know, such as a column that has another name in the answer."""
     digest: str
     """SHA-256 (hex) of images, ids, boxes, landmarks and problems: another list of photos is another run."""
-    photos_inside: bool = False
-    """Whether some lie in this file."""
+    origin: Origin | None = None
+    """The manifest that its photos are those of: this one, or the one whose answer it is a part of."""
 
 
 def read_manifest(path: Path, limit: int | None = None, confine: Collection[str] | None = None) -> Manifest:
@@ -69,9 +69,10 @@ def read_manifest(path: Path, limit: int | None = None, confine: Collection[str]
     table = table.slice(0, limit) if limit is not None else table
     _check_columns(path, table)
     table = _plain(path, table)
-    folder, problems = path.parent.resolve(), Problems(table.num_rows)
-    if confine is None:
-        folder = folder_of(path, table.schema, (name.as_py() for name in table["image"]))
+    origin, problems = Origin(path.parent.resolve() / path.name, inside is not None), Problems(table.num_rows)
+    if confine is None and inside is None:  # others' files may say anything
+        origin = origin_here(path, table.schema, (name.as_py() for name in table["image"]))
+    folder = origin.manifest.parent
     if inside is None:
         images = _locations(table, folder, problems, confine)
     else:
@@ -84,13 +85,13 @@ def read_manifest(path: Path, limit: int | None = None, confine: Collection[str]
     else:
         image_ids = derived_ids(folder, images if inside is None else table["image"].to_pylist())
         table = table.append_column("image_id", pa.array(image_ids, pa.string()))
-    if confine is None:
-        images = _of_origin(table, image_ids, images)
+    if inside is None and origin.photos_inside:
+        images = _of_origin(origin.manifest, image_ids, images)
     bboxes, landmarks = (_numbers(path, table, column, problems) for column in (BBOX, LANDMARKS))
     table, notes = _beside_the_answer(table)
     return Manifest(
         path, table, images, image_ids, bboxes, landmarks, tuple(problems.found), notes,
-        _digest((images, image_ids, bboxes, landmarks, problems.found)), inside is not None,
+        _digest((images, image_ids, bboxes, landmarks, problems.found)), origin,
     )  # fmt: skip
 
 
@@ -173,12 +174,9 @@ def _location(row: int, name: str | None, folder: Path, problems: Problems, conf
     return found
 
 
-def _of_origin(table: pa.Table, image_ids: Sequence[str], images: tuple[str, ...]) -> tuple[str, ...]:
+def _of_origin(origin: Path, image_ids: Sequence[str], images: tuple[str, ...]) -> tuple[str, ...]:
     """Where the photos are, of an answer whose photos lie in the manifest that it was made of."""
-    origin = origin_of(table.schema)
-    if origin is None or not origin.photos_inside or not origin.manifest.is_file():
-        return images
-    whole = read_manifest(origin.manifest)
+    whole = read_manifest(origin)
     places = dict(zip(whole.image_ids, whole.images, strict=True))
     return tuple(places.get(name, image) for name, image in zip(image_ids, images, strict=True))
 

@@ -9,21 +9,21 @@ from typing import Any
 
 import pyarrow as pa
 
+from s3pot_batch.manifests.embedded import holds_photos
+
 KEY, PANDAS = b"made_of", b"PANDAS_ATTRS"
 """Metadata of a Parquet file: ours, and where pandas keeps what it hands on from a table to the parts of it."""
 ASKED = 16
 """Photos that are looked for."""
 
 
-def made_of(manifest: Path, table: pa.Table, *, photos_inside: bool) -> dict[str, str]:
-    """What an answer says of the manifest that it was made of, for :func:`origin_of`.
+def made_of(origin: "Origin", table: pa.Table) -> dict[str, str]:
+    """What an answer says of the manifest that its photos are those of, for :func:`origin_of`.
 
     Args:
-        manifest: the file.
-        table: its table; an answer that is a manifest hands on where its photos are.
-        photos_inside: whether photos lie in that file.
+        origin: that manifest.
+        table: the table of the one that the answer was made of.
     """
-    origin = origin_of(table.schema) or Origin(manifest.resolve(), photos_inside)
     said = {"manifest": str(origin.manifest), "photos_inside": origin.photos_inside}
     kept = _json((table.schema.metadata or {}).get(PANDAS))
     return {KEY.decode(): json.dumps(said), PANDAS.decode(): json.dumps({**kept, KEY.decode(): said})}
@@ -47,6 +47,16 @@ def origin_of(schema: pa.Schema) -> Origin | None:
     return Origin(Path(said["manifest"]), bool(said.get("photos_inside")))
 
 
+def origin_here(manifest: Path, schema: pa.Schema, names: Iterable[object]) -> Origin:
+    """The manifest that a manifest's photos are those of: itself, unless they are in or beside its origin alone."""
+    own, origin = Origin(manifest.parent.resolve() / manifest.name, photos_inside=False), origin_of(schema)
+    if origin is None:
+        return own
+    if origin.photos_inside:
+        return origin if holds_photos(origin.manifest) else own
+    return own if folder_of(manifest, schema, names) == own.manifest.parent else origin
+
+
 def folder_of(manifest: Path, schema: pa.Schema, names: Iterable[object]) -> Path:
     """The folder that a manifest's relative paths start from: its own, unless they are there in its origin's alone."""
     own, origin = manifest.parent.resolve(), origin_of(schema)
@@ -61,7 +71,7 @@ def folder_of(manifest: Path, schema: pa.Schema, names: Iterable[object]) -> Pat
 def _json(text: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(text or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -3,11 +3,14 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
+from s3pot_batch.manifests.errors import DamagedOutcomes
 from s3pot_batch.manifests.finished import finished, shard_stamps
 from s3pot_batch.manifests.outcomes import items_path, read_checksums
 from s3pot_batch.manifests.plan import Plan
@@ -18,8 +21,8 @@ from s3pot_batch.stages.errors import DamagedData
 def damaged_shards(run: Path, plan: Plan, stages: Sequence[Stage]) -> Iterator[tuple[Stage, int]]:
     """The finished shards of some stages whose arrays are not what was written.
 
-    A shard's outcomes are written after its arrays: only a file that is younger than they are, or that lacks, is read
-    and held against its checksums.
+    A shard's outcomes are written after its arrays: only a file that is younger than they are, or that lacks and was
+    not of zeros, is read and held against its checksums.
     """
     for stage in stages:
         for shard in _suspects(run, plan, stage) if stage.store else ():
@@ -33,7 +36,7 @@ def has_metadata(store: Path) -> bool:
         return True
     try:
         known = _metadata(store)["consolidated_metadata"]["metadata"]
-        return all(_metadata(array) == known[array.name] for array in _arrays(store))
+        return all(_metadata(store / name) == said for name, said in known.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -56,12 +59,27 @@ def _suspects(run: Path, plan: Plan, stage: Stage) -> list[int]:
     for array in arrays:
         with os.scandir(array) as entries:
             written = {_shard_of(entry.name): entry.stat().st_mtime_ns for entry in entries}
-        found |= {shard for shard in filled if written.get(shard, finished_at[shard] + 1) > finished_at[shard]}
+        lacking = filled - set(written)
+        found |= {shard for shard in filled - lacking if written[shard] > finished_at[shard]}
+        found |= {shard for shard in lacking if not _is_blank(run, stage, shard, array)}
     return sorted(found)
 
 
+def _is_blank(run: Path, stage: Stage, shard: int, array: Path) -> bool:
+    """Whether nothing but zeros was written, of which Zarr makes no file."""
+    from s3pot_batch.stages import store
+
+    metadata = _metadata(array)
+    zeros = store.checksum(np.zeros(metadata["shape"][1:], metadata["data_type"]))
+    try:
+        return all(sums.get(array.name) == zeros for sums in read_checksums(run, stage.name, shard).values())
+    except DamagedOutcomes:
+        return False
+
+
 def _arrays(store: Path) -> list[Path]:
-    return [path for path in store.iterdir() if path.is_dir()] if store.is_dir() else []
+    """An array has metadata; folders that a desktop or a NAS puts in have none."""
+    return [file.parent for file in store.glob("*/zarr.json")]
 
 
 def _shard_of(file: str) -> int:
@@ -78,12 +96,13 @@ def _is_whole(run: Path, stage: Stage, shard: int) -> bool:
     try:
         for row, sums in read_checksums(run, stage.name, shard).items():
             store.read_row(path, row, *sums)
-    except DamagedData:
+    except (DamagedData, DamagedOutcomes):
         return False
     when = items_path(run, stage.name, shard).stat().st_mtime_ns
     for array in _arrays(path):
         for file in array.glob(f"c.{shard}.*"):
-            os.utime(file, ns=(when, when))
+            with suppress(PermissionError):  # somebody else's file: it is read again the next time
+                os.utime(file, ns=(when, when))
     return True
 
 

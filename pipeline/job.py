@@ -227,7 +227,7 @@ def _look_for_damage(job: Job, show: Display) -> None:
     if HELD.get(job.run):
         (job.run / WRITTEN).unlink(missing_ok=True)  # of a run in a storage, what is read is fetched
         return
-    if was_written(job.run) is False:
+    if job.target == ANSWERING and was_written(job.run) is False:
         show.say(f"Note: {job.run / ANSWER} is not as it was written; it is written again")
     for stage in job.stages:
         if stage.store and not has_metadata(job.run / stage.store):

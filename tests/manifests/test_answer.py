@@ -195,3 +195,6 @@ def test_a_part_of_an_answer_is_a_manifest_of_the_same_photos(tmp_path: Path, by
     assert read_manifest(part, confine=()).images == (str(part.parent / "b.jpg"),), "others' files may say anything"
     (part.parent / "b.jpg").touch()
     assert inside or read_manifest(part).images == (str(part.parent / "b.jpg"),), "what is there beside it is meant"
+    origin = read_manifest(part).origin
+    assert origin is not None
+    assert origin.manifest == (path if inside else part), "an answer to it says where its photos were found"

@@ -1,4 +1,5 @@
 import cmath
+import json
 import math
 import time
 from collections.abc import Callable
@@ -186,6 +187,8 @@ CONFINED = {
     "https://169.254.169.254/latest": False, "https://8.8.8.8/a.jpg": True, "http://8.8.8.8/a.jpg": False,
     "file:///etc/passwd": False, "s3://bucket/a.jpg": True, "simplecache::https://8.8.8.8/a": False,
     "https://127.1/a.jpg": False, "https://2130706433/a.jpg": False, "https://a@127.0.0.1/a.jpg": False,
+    "https://[64:ff9b:0:0:0:0:a9fe:a9fe]/a.jpg": False, "https://[64:ff9b:0:0:0:0:808:808]/a.jpg": True,
+    "https://[2002:a00:1:0:0:0:0:0]/a.jpg": False, "https://[0:0:0:0:0:ffff:10.0.0.1]/a.jpg": False,
     "https://224.0.0.1/a.jpg": False, "circle/a.jpg": False, "a\0.jpg": False,
     "https://localhost/a.jpg": False, "https://no.such.host.invalid/a": False, "https:///a": False,
 }  # fmt: skip
@@ -234,6 +237,15 @@ def test_structs_may_hold_paths_alone(tmp_path: Path) -> None:
     manifest = read_manifest(manifest_file(tmp_path, image=[{"path": "a.jpg"}, {"path": None}]))
     assert manifest.images[0] == str(tmp_path / "a.jpg")
     assert manifest.problems[0] is None
+    assert manifest.images[1] == str(tmp_path / "row-1"), "a row that names none is of no photo, not of one in here"
+
+
+@pytest.mark.parametrize("elsewhere", ["in.parquet", "x" * 5000, "\0", "other.parquet"])
+def test_an_origin_that_holds_no_photos_is_none(tmp_path: Path, elsewhere: str) -> None:
+    said = {"made_of": json.dumps({"manifest": str(tmp_path / elsewhere), "photos_inside": True})}
+    for name in ("other.parquet", "in.parquet"):  # an answer that was written over its manifest names itself
+        pq.write_table(pa.table({"image": ["a.jpg"]}).replace_schema_metadata(said), tmp_path / name)
+    assert read_manifest(tmp_path / "in.parquet").images == (str(tmp_path / "a.jpg"),)
 
 
 def test_photos_in_the_manifest_need_no_names(tmp_path: Path) -> None:

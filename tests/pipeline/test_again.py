@@ -6,6 +6,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,12 @@ from PIL import Image
 from benchmarks.tidy_run import compare
 from s3pot_batch.manifests.files import write_parquet
 from s3pot_batch.manifests.fingerprint import fingerprint
+from s3pot_batch.manifests.outcomes import items_path, read_checksums, read_outcomes, write_outcomes
+from s3pot_batch.manifests.plan import read_plan
+from s3pot_batch.pipeline.damage import damaged_shards
 from s3pot_batch.pipeline.lock import locked
+from s3pot_batch.stages.base import stage_named
+from s3pot_batch.stages.store import checksum
 from tests.pipeline.conftest import answer_of, run, times, working
 from tests.portraits import blank
 
@@ -203,9 +209,32 @@ def test_a_finished_run_that_was_damaged_is_mended(photos, segmented, tmp_path, 
 def test_a_run_that_was_copied_without_its_times_is_as_good(photos, segmented, tmp_path):
     folder = tmp_path / segmented.name
     shutil.copytree(segmented, folder, copy_function=shutil.copy)
+    (folder / "masks.zarr" / "@eaDir").mkdir()  # a NAS's
+    assert "Note" not in working("references", photos, folder).stderr
     done = working("segment", photos, folder)
     assert "damaged" not in done.stderr
     assert answer_of(folder) == answer_of(segmented)
+    outcomes = folder / "items" / "segments" / "00000.parquet"
+    when = outcomes.stat().st_mtime_ns
+    zeroed(outcomes)  # which nobody would notice
+    os.utime(outcomes, ns=(when, when))
+    (folder / "masks.zarr" / "occlusion" / "c.0.0.0").unlink()
+    assert "segments, shard 0: what was written is damaged" in working("segment", photos, folder).stderr
+    assert answer_of(folder) == answer_of(segmented)
+
+
+def test_arrays_of_zeros_have_no_file_and_are_not_read_each_time(segmented, tmp_path):
+    folder = Path(shutil.copytree(segmented, tmp_path / "run"))
+    store, outcomes = folder / "references.zarr", read_outcomes(folder, "references", 0)
+    shape, kind = (json.loads((store / "region" / "zarr.json").read_text())[key] for key in ("shape", "data_type"))
+    zeros = {"region": checksum(np.zeros(shape[1:], kind))}
+    sums = {row: named | zeros for row, named in read_checksums(folder, "references", 0).items()}
+    made = pq.read_schema(items_path(folder, "references", 0)).metadata[b"fingerprint"].decode()
+    write_outcomes(folder, "references", 0, outcomes, made, sums)
+    (store / "region" / "c.0.0.0").unlink()
+    os.utime(store / "raw" / "c.0.0.0.0", (1, 1))
+    assert not list(damaged_shards(folder, read_plan(folder), [stage_named("references")]))
+    assert (store / "raw" / "c.0.0.0.0").stat().st_mtime == 1, "what was read is as old as its outcomes"
 
 
 def done_again(folder, before):

@@ -96,6 +96,16 @@ def test_python_m_is_the_command_line(tmp_path):
     assert [path.stat().st_mode & 0o002 for path in made] == [0, 0], "others may not write there"
 
 
+def test_what_a_command_with_closed_streams_starts_has_open_ones(tmp_path):
+    child = "import sys; sys.exit(sys.stdout is None)"
+    code = (
+        "import subprocess, sys; from s3pot_batch.pipeline.cli.common import open_streams; open_streams(); "
+        f"sys.exit(subprocess.run([sys.executable, '-c', {child!r}]).returncode)"
+    )
+    command = f"{shlex.join([sys.executable, '-c', code])} >&-"
+    assert subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, check=False).returncode == 0
+
+
 def test_index_builds_a_manifest(tmp_path):
     for name in ("b.png", "a.png", "a_mask.png"):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)

@@ -39,6 +39,7 @@ RIGHT = {
     "0 and 1": Image.fromarray(BYTES),
     "one bit": Image.fromarray(MASK),
     "soft edges": Image.fromarray((BYTES * 200 + 20).astype(np.uint8)),
+    "a small one's soft edges": Image.fromarray(np.where(BYTES.cumsum(axis=0) == 1, 128, BYTES * 255).astype(np.uint8)),
     "rgb": Image.fromarray(BYTES * 255).convert("RGB"),
     "a grey palette": palette((0, 0, 0), (255, 255, 255)),
     "a coloured palette of two labels": palette((0, 0, 0), (128, 0, 0)),
@@ -66,7 +67,9 @@ WRONG |= {
     "labels, and 255 where nobody knows": Image.fromarray(
         np.where(BYTES.cumsum(axis=0) == 1, 255, BYTES).astype(np.uint8)
     ),
-    "a third label between": Image.fromarray(np.where(BYTES.cumsum(axis=0) == 1, 128, BYTES * 255).astype(np.uint8)),
+    "a third label between": Image.fromarray(
+        np.where(BYTES.cumsum(axis=0) == 1, 128, BYTES * 255).astype(np.uint8)
+    ).resize((128, 96), Image.Resampling.NEAREST),
     "a grey photo": Image.effect_noise((16, 12), 90),
     "a photo cut out": Image.merge("LA", (Image.effect_noise((16, 12), 90), Image.fromarray(BYTES * 255))),
     "white that nobody sees": Image.merge("LA", (Image.fromarray(BYTES * 255), Image.new("L", (16, 12)))),
