@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -257,3 +259,26 @@ class TestDask(RunnerContract):
         with theirs as cluster, dask_runner(address=cluster.address) as run:
             [report] = run(toy_stage.dies_at_the_second_photo, tasks(tmp_path, 1), ON_A_CARD, lambda _: None)
         assert (report.error, report.items) == (None, 3)
+
+
+ORPHANED = """
+import os, sys, time
+command, (told, tell) = os.getpid(), os.pipe()
+if child := os.fork():
+    os.read(told, 1)
+    if sys.argv[1] == "waits":
+        os.wait()
+    os._exit(0)
+import s3pot_batch.pipeline.forking
+os.write(tell, b"1")
+while sys.argv[1] == "ends" and os.getppid() == command:
+    time.sleep(0.01)
+raise FileNotFoundError("a lock that was shared")
+"""
+
+
+@pytest.mark.parametrize(("command", "said"), [("waits", "FileNotFoundError: a lock that was shared\n"), ("ends", "")])
+def test_a_worker_that_starts_while_its_command_is_killed_says_nothing(command, said):
+    ended = subprocess.run([sys.executable, "-c", ORPHANED, command], stderr=subprocess.PIPE, text=True, check=True)
+    assert ended.stderr.endswith(said)
+    assert bool(ended.stderr) == bool(said)
