@@ -82,7 +82,7 @@ def test_of_many_shards_some_are_named(tmp_path, lock):
         for shard in range(7):
             held.enter_context(FileLock(Path(lock.lock_file).with_name(f"{shard:05d}.lock")))
         text = Meter("segments", dict.fromkeys(range(7), 4), run=tmp_path).text()
-    assert re.search(r"; now shard 0 \(. s\), shard 1 \(. s\), shard 2 \(. s\), shard 3 \(. s\) and 3 more$", text)
+    assert re.search(r"; now (shard [0-6] \(. s\), ){3}shard [0-6] \(. s\) and 3 more$", text)
 
 
 def test_what_is_done_within_shards_counts_once(tmp_path, lock):
