@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from s3pot_batch.manifests.errors import one_line
 
-CARRIERS = {"64:ff9b::/96": 0, "::ffff:0:0/96": 0, "2002::/16": 80}
-"""IPv6 networks whose addresses lead to IPv4 ones, NAT64's (RFC 6052) and 6to4's too; and the bits behind these."""
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""IPv6 addresses that a gateway leads to IPv4 ones (RFC 6052)."""
 
 
 def outside_of(location: str, folder: Path, schemes: Collection[str]) -> str | None:
@@ -46,7 +46,8 @@ def outside_of(location: str, folder: Path, schemes: Collection[str]) -> str | N
 def is_public(address: str) -> bool:
     """Whether an IP address is one of a machine somewhere else, and not of this machine or its network."""
     found = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
-    for network, behind in CARRIERS.items():
-        if found in ipaddress.ip_network(network):
-            return is_public(str(ipaddress.IPv4Address(int(found) >> behind & 0xFFFFFFFF)))
+    if isinstance(found, ipaddress.IPv6Address):
+        behind = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF) if found in NAT64 else None
+        if carried := found.ipv4_mapped or found.sixtofour or behind:
+            return is_public(str(carried))
     return found.is_global and not found.is_multicast

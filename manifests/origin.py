@@ -1,6 +1,7 @@
 """An answer, or a part of one, as a manifest: its photos are those of the manifest that it was made of."""
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -64,7 +65,8 @@ def folder_of(manifest: Path, schema: pa.Schema, names: Iterable[object]) -> Pat
         return own
     paths = (name for name in names if isinstance(name, str) and "://" not in name and not Path(name).is_absolute())
     asked = [name for name in islice(paths, ASKED) if name]
-    here, there = (any(_is_there(folder / name) for name in asked) for folder in (own, origin.manifest.parent))
+    # Path's own exists() raises at odd names
+    here, there = (any(os.path.exists(top / name) for name in asked) for top in (own, origin.manifest.parent))  # noqa: PTH110
     return origin.manifest.parent if there and not here else own
 
 
@@ -74,10 +76,3 @@ def _json(text: bytes | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False

@@ -61,18 +61,24 @@ def _suspects(run: Path, plan: Plan, stage: Stage) -> list[int]:
             written = {_shard_of(entry.name): entry.stat().st_mtime_ns for entry in entries}
         lacking = filled - set(written)
         found |= {shard for shard in filled - lacking if written[shard] > finished_at[shard]}
-        found |= {shard for shard in lacking if not _is_blank(run, stage, shard, array)}
+        if lacking:
+            zeros = _zeros(array)
+            found |= {shard for shard in lacking if not _is_blank(run, stage, shard, array.name, zeros)}
     return sorted(found)
 
 
-def _is_blank(run: Path, stage: Stage, shard: int, array: Path) -> bool:
-    """Whether nothing but zeros was written, of which Zarr makes no file."""
+def _zeros(array: Path) -> str:
+    """The checksum of a row of zeros."""
     from s3pot_batch.stages import store
 
     metadata = _metadata(array)
-    zeros = store.checksum(np.zeros(metadata["shape"][1:], metadata["data_type"]))
+    return store.checksum(np.zeros(metadata["shape"][1:], metadata["data_type"]))
+
+
+def _is_blank(run: Path, stage: Stage, shard: int, name: str, zeros: str) -> bool:
+    """Whether nothing but zeros was written to an array's shard, of which Zarr makes no file."""
     try:
-        return all(sums.get(array.name) == zeros for sums in read_checksums(run, stage.name, shard).values())
+        return all(sums.get(name) == zeros for sums in read_checksums(run, stage.name, shard).values())
     except DamagedOutcomes:
         return False
 
